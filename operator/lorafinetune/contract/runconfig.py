@@ -111,7 +111,7 @@ class RunConfig(Model):
         return layout.run_prefix(self.storage.uri, self.run.namespace, self.run.name, self.run.uid)
 
     def mathematics(self) -> dict[str, str | int | float | bool | None]:
-        """Return the fields that change the LoRA's bytes, flattened: cadence, keep, names and places are not among them.
+        """Return the fields that change the LoRA's bytes, flattened; not cadence, keep, names and places.
 
         ``steps`` belongs to them only where the schedule looks at the end.
         """

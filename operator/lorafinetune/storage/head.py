@@ -58,8 +58,9 @@ def change(
     """Apply *transition* to the head by compare-and-swap and return the head that then stands in the bucket.
 
     *transition* is pure, idempotent on its own result, and raises (Fenced, HeadLost) to refuse; it is asked anew after
-    every lost race and every lost answer, on what is read then. So an answer that was lost is judged by its effect: if the
-    transition has nothing left to change, it had been applied. Raises Unreachable when *limit* seconds were not enough.
+    every lost race and every lost answer, on what is read then. So an answer that was lost is judged by its effect: if
+    the transition has nothing left to change, it had been applied. Raises Unreachable when *limit* seconds were not
+    enough.
     """
     deadline = clock() + limit
     pause = 0.05
