@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lorafinetune.kube.client import CONFIGMAPS, Cluster
+from lorafinetune.kube.client import CONFIGMAPS, Cluster, Resource
 from lorafinetune.kube.reflector import Reflector
 from lorafinetune.kube.store import Change, Store
 
@@ -138,8 +138,6 @@ async def test_silence_is_answered_by_a_new_list(api: Cluster, namespace: str) -
 
 
 async def test_kind_that_is_not_there_is_tried_again_with_patience(api: Cluster, namespace: str) -> None:
-    from lorafinetune.kube.resource import Resource
-
     unknown = Resource("example.test", "v1", "unknowns", namespaced=True)
     async with following(Reflector(api, unknown, Store(), wake=lambda _: None)) as reflector:
         await until(lambda: reflector._failures >= 3, "three tries")
