@@ -23,7 +23,10 @@ def refusal(
         return "NodeShutdown", SHUTDOWN_REFUSAL
     selector = pod["spec"].get("nodeSelector") or {}
     if any(labels.get(key) != value for key, value in selector.items()):
-        return "NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node selector"
+        return (
+            "NodeAffinity",
+            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node selector",
+        )
     wanted, total = gpus(pod), int(capacity.get(GPU, "0"))
     if wanted and gpus_in_use + wanted > total:
         message = "Pod was rejected: Node didn't have enough resource: "

@@ -127,7 +127,7 @@ class Agent:
             shutil.rmtree(old, ignore_errors=True)
 
     def _power_off_notice(self) -> None:
-        """The machine will be powered off: a kubelet with graceful node shutdown ends its pods first."""
+        """End all pods before the machine is powered off, as a kubelet with graceful node shutdown does."""
         if self.context.shutting_down.is_set():
             return
         notice = Path(self.config.directory) / "power-off.json"

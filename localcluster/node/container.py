@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from localcluster.api import unreachable
+from localcluster.api import ApiError, unreachable
 from localcluster.images import Image, read_images
 from localcluster.node import podstatus
 from localcluster.node.context import NodeContext
@@ -23,7 +24,8 @@ from localcluster.node.volumes import Volumes
 from localcluster.process import Exit, KeptProcess, StartError
 
 Json = dict[str, Any]
-RETRY_FIRST, RETRY_LAST = 1.0, 10.0
+log = logging.getLogger("localcluster.node.container")
+RETRY_FIRST, RETRY_LAST = 0.5, 10.0
 CRASH_FIRST, CRASH_LAST, CRASH_FORGET = 10.0, 300.0, 600.0
 MESSAGE_BYTES, MESSAGE_LOG_LINES, MESSAGE_LOG_BYTES = 4096, 80, 2048
 DEFAULT_MESSAGE_PATH = "/dev/termination-log"
@@ -35,7 +37,7 @@ class Container:
     """Runs one container as often as its restart policy says. `status` is always current; `changed` is called."""
 
     def __init__(
-        self, context: NodeContext, pod: Json, spec: Json, directory: Path, logs: Path, volumes: Volumes,
+        self, context: NodeContext, pod: Json, spec: Json, *, directory: Path, logs: Path, volumes: Volumes,
         changed: Callable[[], None],
     ) -> None:  # fmt: skip
         self.context = context
@@ -82,12 +84,19 @@ class Container:
         while not self.stop.is_set():
             began = time.monotonic()
             code = await self.run_once()
-            if code is None or self.stop.is_set() or restart_policy == "Never" or (restart_policy == "OnFailure" and code == 0):
+            if (
+                code is None
+                or self.stop.is_set()
+                or restart_policy == "Never"
+                or (restart_policy == "OnFailure" and code == 0)
+            ):
                 return
             if time.monotonic() - began > CRASH_FORGET:
                 delay = CRASH_FIRST
             ended = self.status["state"]
-            message = f"back-off {delay:.0f}s restarting failed container={self.name} pod={self.pod['metadata']['name']}"
+            message = (
+                f"back-off {delay:.0f}s restarting failed container={self.name} pod={self.pod['metadata']['name']}"
+            )
             self._event("Warning", "BackOff", f"Back-off restarting failed container {self.name}")
             self._set(podstatus.waiting("CrashLoopBackOff", message), lastState=ended)
             if await self._pause(delay):
@@ -177,6 +186,11 @@ class Container:
                     message = f'Back-off pulling image "{self.spec.get("image")}"'
                     self._event("Normal", "BackOff", message)
                     self._set(podstatus.waiting("ImagePullBackOff", f"{message}: ErrImagePull: {error}"))
+            except ApiError as error:
+                # Forbidden for a moment: the node authorizer learns of a binding after us.
+                log.info("container %s: %s", self.name, error)
+                if delay > RETRY_FIRST:
+                    self._set(podstatus.waiting("CreateContainerConfigError", str(error)))
             except Exception as error:
                 if not unreachable(error):
                     raise
@@ -190,9 +204,13 @@ class Container:
         if name in images:
             return images[name]
         if not IMAGE_NAME.fullmatch(name):
-            message = f'Failed to apply default image tag "{name}": couldn\'t parse image name: invalid reference format'
+            message = (
+                f'Failed to apply default image tag "{name}": couldn\'t parse image name: invalid reference format'
+            )
             raise _PullError("InvalidImageName", message)
-        message = f'failed to pull and unpack image "{name}": not found (localcluster knows: {", ".join(sorted(images))})'
+        message = (
+            f'failed to pull and unpack image "{name}": not found (localcluster knows: {", ".join(sorted(images))})'
+        )
         raise _PullError("ErrImagePull", message)
 
     async def _command(self, image: Image) -> tuple[list[str], dict[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localcluster.api import Api, Json
+from localcluster.api import Api, ApiError, Json
 from localcluster.node.recorder import Recorder
 from localcluster.nodespec import AgentConfig
 
@@ -30,8 +30,6 @@ class NodeContext:
 
     async def fetch(self, namespace: str, kind: str, name: str) -> Json | None:
         """Read a ConfigMap or Secret as the node may; None where it is missing (or not yet known to be ours)."""
-        from localcluster.api import ApiError
-
         try:
             return await self.api.get(f"/api/v1/namespaces/{namespace}/{kind}/{name}")
         except ApiError as error:

@@ -15,10 +15,11 @@ Fetch = Callable[[str, str], Awaitable[Json | None]]
 _REFERENCE = re.compile(r"\$(\$|\(([^()$\s]+)\))")
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 _QUANTITY = re.compile(r"([0-9.]+)([a-zA-Z]*)")
-_UNITS = {
-    "": 1, "m": Fraction(1, 1000), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
-    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50,
-}  # fmt: skip
+_UNITS: dict[str, Fraction] = {
+    "m": Fraction(1, 1000),
+    **{unit: Fraction(1000**power) for power, unit in enumerate(("", "k", "M", "G", "T", "P"))},
+    **{unit: Fraction(1024**power) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), start=1)},
+}
 
 
 class ConfigError(Exception):

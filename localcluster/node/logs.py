@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLLOW_SECONDS = 0.1
-CHUNK = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +43,14 @@ def tail(path: Path, lines: int, limit: int) -> str:
     """Return the last lines of a log without times, at most `limit` bytes: what a termination message falls back to."""
     if not path.exists():
         return ""
-    texts = [render(line, LogOptions()) for line in path.read_bytes().splitlines()[-lines:]]
+    texts = [render(line, LogOptions()) for line in path.read_bytes().split(b"\n")[:-1][-lines:]]
     return b"".join(texts)[-limit:].decode(errors="replace")
 
 
 async def read(path: Path, options: LogOptions, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Yield a container's output, the rotated part first; with `follow`, until the container has ended."""
-    rotated = path.with_name(path.name + ".1")
-    old = await asyncio.to_thread(rotated.read_bytes) if rotated.exists() else b""
-    new = await asyncio.to_thread(path.read_bytes) if path.exists() else b""
-    position = new.rfind(b"\n") + 1  # a line that is being written is read with what follows
-    lines = (old + new[:position]).splitlines()
+    content, position = await asyncio.to_thread(_present, path)
+    lines = content.split(b"\n")[:-1]  # not splitlines: a progress bar writes \r within its line
     if options.tail_lines is not None:
         lines = lines[len(lines) - options.tail_lines :] if options.tail_lines < len(lines) else lines
         lines = lines if options.tail_lines > 0 else []
@@ -67,19 +63,32 @@ async def read(path: Path, options: LogOptions, ended: Callable[[], bool]) -> As
             yield shown
         if left == 0:
             return
-    rest = b""
     while options.follow:
         over = ended()
-        if path.exists():
-            if path.stat().st_size < position:
-                position = 0  # rotated
-            with path.open("rb") as file:
-                file.seek(position)
-                while data := file.read(CHUNK):
-                    position += len(data)
-                    *whole, rest = (rest + data).split(b"\n")
-                    for line in whole:
-                        yield render(line, options)
+        content, position = await asyncio.to_thread(_since, path, position)
+        for line in content.split(b"\n")[:-1]:
+            yield render(line, options)
         if over:
             return
         await asyncio.sleep(FOLLOW_SECONDS)
+
+
+def _present(path: Path) -> tuple[bytes, int]:
+    """Return the whole lines that there are, the rotated part first, and where to read on."""
+    rotated = path.with_name(path.name + ".1")
+    old = rotated.read_bytes() if rotated.exists() else b""
+    new, position = _since(path, 0)
+    return old + new, position
+
+
+def _since(path: Path, position: int) -> tuple[bytes, int]:
+    """Return the whole lines after `position` (a line that is being written is read later), and where to read on."""
+    if not path.exists():
+        return b"", 0
+    with path.open("rb") as file:
+        if path.stat().st_size < position:
+            position = 0  # rotated
+        file.seek(position)
+        data = file.read()
+    whole = data.rfind(b"\n") + 1
+    return data[:whole], position + whole

@@ -12,7 +12,7 @@ import psutil
 if TYPE_CHECKING:
     from localcluster.node.container import Container
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 
 
 def used(pid: int) -> int:

@@ -1,8 +1,8 @@
 """Where a container's mount paths really are, and how its process is told.
 
-A process without a mount namespace sees the machine's own paths. So the values of environment variables and arguments in
-which a mount path of the container stands are rewritten to the real path. What a program has built in, it does not find:
-this is the one thing in which a pod here differs from a pod in a container.
+A process without a mount namespace sees the machine's own paths. So the values of environment variables and arguments
+in which a mount path of the container stands are rewritten to the real path. What a program has built in, it does not
+find: this is the one thing in which a pod here differs from a pod in a container.
 """
 
 from __future__ import annotations

@@ -26,11 +26,11 @@ KILL_WAIT = 15.0
 ADDRESS = "127.0.0.1"
 
 
-async def any_of(*events: asyncio.Event, timeout: float | None = None) -> None:
+async def any_of(*events: asyncio.Event, seconds: float | None = None) -> None:
     """Wait until one of the events is set, or the time is over."""
     waits = [asyncio.create_task(event.wait()) for event in events]
     try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
@@ -68,8 +68,10 @@ class Pod:
             container.status["state"] = podstatus.waiting("PodInitializing")
 
     def _container(self, spec: Json) -> Container:
-        directory, logs = self.directory / "containers" / spec["name"], self.logs / spec["name"]
-        return Container(self.context, self.object, spec, directory, logs, self.volumes, self.show)
+        return Container(
+            self.context, self.object, spec, directory=self.directory / "containers" / spec["name"],
+            logs=self.logs / spec["name"], volumes=self.volumes, changed=self.show,
+        )  # fmt: skip
 
     async def _fetch(self, kind: str, name: str) -> Json | None:
         return await self.context.fetch(self.meta["namespace"], kind, name)
@@ -77,7 +79,7 @@ class Pod:
     async def _request_token(self, spec: Json) -> Json:
         account = self.object["spec"].get("serviceAccountName", "default")
         bound = {"apiVersion": "v1", "kind": "Pod", "name": self.meta["name"], "uid": self.uid}
-        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
+        request: Json = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
         request["spec"] = {**spec, "boundObjectRef": bound}
         answer = await self.context.api.create(f"{self.base}/serviceaccounts/{account}/token", request)
         return dict(answer["status"])
@@ -197,7 +199,7 @@ class Pod:
         self.show()
         delay = RETRY_FIRST
         while not await self._set_up_volumes():
-            await any_of(self.stop, timeout=delay)
+            await any_of(self.stop, seconds=delay)
             delay = min(delay * 2, RETRY_LAST)
         for container in self.init:
             await container.run("Never" if self.policy == "Never" else "OnFailure")
@@ -274,7 +276,7 @@ class Pod:
             except Exception as error:
                 if not unreachable(error):
                     raise
-            await any_of(self.vanished, timeout=delay)
+            await any_of(self.vanished, seconds=delay)
             delay = min(delay * 2, RETRY_LAST)
 
     def show(self) -> None:

@@ -49,23 +49,17 @@ def exit_code(status: Json) -> int | None:
 
 def phase(restart_policy: str, init: list[Json], containers: list[Json]) -> str:
     """Return the phase that the states of the containers mean while the pod is not being stopped."""
-    for status in init:
-        code = exit_code(status)
-        if code is None:
-            return PENDING
-        if code != 0:
-            return FAILED if restart_policy == "Never" else PENDING
+    initializing = next((status for status in init if exit_code(status) != 0), None)
+    if initializing is not None:
+        return FAILED if restart_policy == "Never" and exit_code(initializing) is not None else PENDING
     codes = [exit_code(status) for status in containers]
-    if any("running" in status["state"] for status in containers):
+    # A container between two runs waits in CrashLoopBackOff: its pod is Running all the same.
+    ran = any("running" in s["state"] or s["restartCount"] or s["lastState"] for s in containers)
+    if any("running" in status["state"] for status in containers) or None in codes:
+        return RUNNING if ran or any(code is not None for code in codes) else PENDING
+    if restart_policy == "Always" or (restart_policy == "OnFailure" and any(codes)):
         return RUNNING
-    if any(code is None for code in codes):
-        # A container between two runs waits in CrashLoopBackOff: the pod is Running all the same.
-        return RUNNING if any(status["restartCount"] or status["lastState"] for status in containers) else PENDING
-    if restart_policy == "Always":
-        return RUNNING
-    if all(code == 0 for code in codes):
-        return SUCCEEDED
-    return FAILED if restart_policy == "Never" else RUNNING
+    return FAILED if any(codes) else SUCCEEDED
 
 
 def final_phase(containers: list[Json]) -> str:

@@ -20,7 +20,6 @@ LEASE_SECONDS = 10
 LEASE_RENEW = 2.5
 STATUS_SECONDS = 3.0
 RETRY = 0.5
-VERSION = "v1.36.3"
 RUNTIME = "process://0.1.0"
 
 
@@ -84,10 +83,11 @@ class Registration:
             ],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": config.advertised_port}},
             "nodeInfo": {
-                "architecture": "amd64", "bootID": self.boot_id, "containerRuntimeVersion": RUNTIME,
-                "kernelVersion": platform.release(), "kubeProxyVersion": "", "kubeletVersion": VERSION,
+                "architecture": config.architecture, "bootID": self.boot_id, "containerRuntimeVersion": RUNTIME,
+                "kernelVersion": platform.release(), "kubeProxyVersion": "", "kubeletVersion": config.version,
                 "machineID": uuid.uuid5(uuid.NAMESPACE_DNS, config.name).hex, "operatingSystem": "linux",
-                "osImage": "localcluster (pods are processes)", "systemUUID": str(uuid.uuid5(uuid.NAMESPACE_URL, config.name)),
+                "osImage": "localcluster (pods are processes)",
+                "systemUUID": str(uuid.uuid5(uuid.NAMESPACE_URL, config.name)),
             },
         }  # fmt: skip
 
@@ -123,7 +123,7 @@ class Registration:
         await self.context.api.patch(f"{self.path}/status", {"status": self._status(wanted)}, STRATEGIC)
 
     async def keep_status(self) -> None:
-        """Keep the conditions true; a Node that somebody deleted is registered again, as a kubelet does on its start."""
+        """Keep the conditions true. A Node that somebody deleted stays away, as it does with a running kubelet."""
         while True:
             self._look_now.clear()
             try:

@@ -49,9 +49,7 @@ class LogServer:
             await self._runner.cleanup()
 
     @web.middleware
-    async def _authenticate(
-        self, request: web.Request, handler: Callable[[web.Request], object]
-    ) -> web.StreamResponse:
+    async def _authenticate(self, request: web.Request, handler: Callable[[web.Request], object]) -> web.StreamResponse:
         """Let only the API server's own client certificate in: every node and user has one of the same authority."""
         peer = request.transport.get_extra_info("peercert") if request.transport else None
         subject = dict(pair for part in (peer or {}).get("subject", ()) for pair in part)

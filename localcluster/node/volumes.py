@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import os
 import time
@@ -68,7 +69,7 @@ class Volumes:
         if "emptyDir" in volume:
             target.mkdir(parents=True, exist_ok=True)
         elif "hostPath" in volume:
-            if not Path(volume["hostPath"]["path"]).exists():
+            if not await asyncio.to_thread(Path(volume["hostPath"]["path"]).exists):
                 raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : hostPath type check failed')
         elif "projected" in volume:
             files: dict[str, bytes] = {}
@@ -93,7 +94,9 @@ class Volumes:
         kind = "configmaps" if "configMap" in source else "secrets"
         reference = source.get("configMap") or source.get("secret")
         if not reference:
-            raise VolumeError(f'MountVolume.SetUp failed for volume "{volume}" : {sorted(source)} is not supported here')
+            raise VolumeError(
+                f'MountVolume.SetUp failed for volume "{volume}" : {sorted(source)} is not supported here'
+            )
         content = await self.fetch(kind, reference["name"])
         if content is None:
             if reference.get("optional"):
