@@ -181,6 +181,8 @@ class AttemptStatus(Model):
     """Step of its newest committed checkpoint."""
     cause: Annotated[str, Field(max_length=64)] | None = None
     """Why it ended: Finished, Preempted, NodeLost, Error, OutOfMemory, Invalid, Infrastructure, Fenced, Suspended."""
+    reason: Annotated[str, Field(max_length=64)] | None = None
+    """A finer CamelCase word for the cause, such as EvictionByEvictionAPI or EmptyDataset."""
     message: Annotated[str, Field(max_length=MAX_MESSAGE)] | None = None
     """The same in a sentence."""
     exit_code: int | None = None
