@@ -135,6 +135,14 @@ class StorageSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """The API server would not take a pod: quota, policy, another object of that name."""
+
+    message: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """All of it."""
 
@@ -150,6 +158,8 @@ class Observation:
     progress: Progress | None = None
     """Fold of the newest attempt's events."""
     storage: StorageSeen = field(default_factory=StorageSeen)
+    refusal: Refusal | None = None
+    """The last refused create, until one succeeds."""
     collect_timeout: float = 900.0
     """Seconds after which a run whose bucket cannot be reached is let go."""
 

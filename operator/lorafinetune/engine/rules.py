@@ -34,6 +34,8 @@ REFRESH: Final = 30.0
 """Seconds after which a living run is looked at again, to keep cost and ETA true."""
 RETRY_STORAGE: Final = 15.0
 """Seconds between two questions to a bucket that said no."""
+RETRY_CREATE: Final = 15.0
+"""Seconds between two tries to create a pod that was refused."""
 UNHEARD: Final = 60.0
 """Seconds without an event after which the head is read instead."""
 LONGEST_SAVE: Final = 120.0
@@ -279,6 +281,15 @@ def backing_off(now: Settled) -> Decision | None:
     return conclude(now, "Pending", "BackingOff", message, again=left)
 
 
+def refused(now: Settled) -> Decision | None:
+    """The API server would not take the pod: say its own sentence, and try again."""
+    refusal = now.seen.refusal
+    if refusal is None or now.seen.now - refusal.time >= RETRY_CREATE:
+        return None
+    left = RETRY_CREATE - (now.seen.now - refusal.time)
+    return conclude(now, "Pending", "CreateRefused", refusal.message, again=left, warn=True)
+
+
 def next_attempt(now: Settled) -> Decision | None:
     """Nothing stands in the way: make the next attempt, from the newest checkpoint."""
     seen, status = now.seen, now.status
@@ -312,6 +323,7 @@ CHAIN: Final[tuple[Rule, ...]] = (
     unplaceable,
     storage_unready,
     backing_off,
+    refused,
     next_attempt,
 )
 

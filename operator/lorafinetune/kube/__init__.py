@@ -1,0 +1,1 @@
+"""Hands on the cluster: reads into stores, writes one object at a time, decides nothing."""
