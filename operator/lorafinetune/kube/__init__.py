@@ -1,1 +1,1 @@
-"""Hands on the cluster: reads into stores, writes one object at a time, decides nothing."""
+"""Hands on the cluster: reads and writes of the API server, without a decision in them."""
