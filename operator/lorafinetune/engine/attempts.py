@@ -233,7 +233,7 @@ def _new_checkpoint(before: LoRAFineTuneStatus, after: LoRAFineTuneStatus) -> An
 
 
 def _housekeeping(seen: Observation) -> list[ReleasePod | DeletePod]:
-    """Return what to do with pods whose end stands in the status as read, never one that is only about to be written."""
+    """Return what to do with pods whose end stands in the status as read (never one only about to be written)."""
     stored = {entry.number for entry in seen.status.attempts if entry.cause is not None}
     newest = max((entry.number for entry in seen.status.attempts), default=0)
     chores: list[ReleasePod | DeletePod] = []

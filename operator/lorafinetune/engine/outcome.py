@@ -31,7 +31,8 @@ def conclude(
     """Return the decision of a rule: *reason* and *message* go unchanged to conditions, event, status and log.
 
     *keep_conditions* leaves conditions and message as they stand, for runs whose last word has been said.
-    *storage_ready* and *succeeded* absent leave those conditions as they are. *warn* tells the message as a warning event when it is new.
+    *storage_ready* and *succeeded* absent leave those conditions as they are. *warn* tells the message as a warning
+    event when it is new.
     """
     seen = now.seen
     status = now.status if status is None else status

@@ -143,8 +143,11 @@ def live(now: Settled) -> Decision | None:
     node = seen.nodes.get(pod.node or "")
     where = f"attempt {last.number} on {pod.node} ({last.pool})"
     if pod.deleting or (node is not None and node.notice):
+        # Karpenter leaves a pod with do-not-disrupt alone until its node ends: so the notice is passed on by us.
+        passed_on: list[Action] = [] if pod.deleting else [DeletePod(pod.name, pod.uid)]
         mark = "the pod is being deleted" if node is None or not node.notice else f"{node.notice} on its node"
-        return conclude(now, "Running", "Interrupted", f"{where} is being taken back ({mark}): saving", again=REFRESH)
+        message = f"{where} is being taken back ({mark}): saving"
+        return conclude(now, "Running", "Interrupted", message, actions=passed_on, again=REFRESH)
     actions: list[Action] = []
     heard = progress.heard if progress is not None and progress.attempt == last.number else pod.started or pod.created
     asked = seen.storage.read if seen.storage.read is not None else 0.0
@@ -373,7 +376,7 @@ def _writers_left(now: Settled) -> str | None:
 
 
 def _tidy(now: Settled) -> list[Action]:
-    """Clear the bucket: while a container may still write, the head stays there as a tombstone, and the mark with it."""
+    """Clear the bucket: while a container may still write, head (a tombstone) and owner mark stay."""
     storage = now.seen.storage
     job, last = (Job.BURY, storage.buried) if _writers_left(now) else (Job.COLLECT, storage.collected)
     if last is None or (not last.done and now.seen.now - last.time >= RETRY_STORAGE):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
@@ -32,6 +32,7 @@ from lorafinetune.storage import errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 CONNECT_TIMEOUT: Final = 5.0
 READ_TIMEOUT: Final = 30.0
@@ -212,14 +213,47 @@ class Bucket:
                 batch = []
         return count + (self._delete(batch) if batch else 0)
 
-    def _delete(self, keys: list[str]) -> int:
+    def is_versioned(self) -> bool:
+        """Whether the bucket keeps old versions; a store that does not know the question keeps none."""
         try:
-            answer = self._client.delete_objects(
-                Bucket=self.location.bucket,
-                Delete={"Objects": [{"Key": self.location.key + key} for key in keys], "Quiet": True},
+            answer = self._client.get_bucket_versioning(Bucket=self.location.bucket)
+        except ClientError as error:
+            if _status(error) in (400, 404, 405, 501):
+                return False
+            if _status(error) == 403:
+                return False  # the smallest policy does not include it; docs say what versioning then keeps
+            self._raise(error, "")
+        except BotoCoreError as error:
+            self._raise(error, "")
+        return answer.get("Status") in ("Enabled", "Suspended")
+
+    def delete_versions(self, garbage: Callable[[str], bool]) -> int:
+        """Delete every version and delete marker of the keys that *garbage* names; return how many."""
+        count = 0
+        try:
+            pages = self._client.get_paginator("list_object_versions").paginate(
+                Bucket=self.location.bucket, Prefix=self.location.key, PaginationConfig={"PageSize": PAGE}
             )
+            for page in pages:
+                found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+                old = [(one["Key"], one["VersionId"]) for one in found if garbage(one["Key"][len(self.location.key) :])]
+                if old:
+                    objects: list[ObjectIdentifierTypeDef] = [
+                        {"Key": key, "VersionId": version} for key, version in old
+                    ]
+                    count += self._delete_objects(objects)
         except (BotoCoreError, ClientError) as error:
-            self._raise(error, keys[0])
+            self._raise(error, "")
+        return count
+
+    def _delete(self, keys: list[str]) -> int:
+        return self._delete_objects([{"Key": self.location.key + key} for key in keys])
+
+    def _delete_objects(self, keys: list[ObjectIdentifierTypeDef]) -> int:
+        try:
+            answer = self._client.delete_objects(Bucket=self.location.bucket, Delete={"Objects": keys, "Quiet": True})
+        except (BotoCoreError, ClientError) as error:
+            self._raise(error, keys[0]["Key"][len(self.location.key) :])
         if left := answer.get("Errors"):
             first = left[0]
             kind = errors.AccessDenied if first.get("Code") in _DENIED else errors.Unreachable
