@@ -24,7 +24,9 @@ def spec(**changes: Any) -> LoRAFineTuneSpec:
     return LoRAFineTuneSpec.model_validate(body | changes)
 
 
-def pool(price: str = "0.348", *, capacity: str = "Spot", default: bool = True, product: str = "RTX-4090") -> GPUPoolSpec:
+def pool(
+    price: str = "0.348", *, capacity: str = "Spot", default: bool = True, product: str = "RTX-4090"
+) -> GPUPoolSpec:
     body = {
         "capacityType": capacity,
         "nodeSelector": {"pool": "x"},

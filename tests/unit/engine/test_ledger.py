@@ -36,7 +36,8 @@ def test_an_attempt_that_never_started_costs_nothing():
 
 
 def test_folding_old_attempts_changes_no_total():
-    status = LoRAFineTuneStatus(attempts=[hours(number, number, number + 0.37) for number in range(1, 30)])
+    attempts = [hours(number, number, number + 0.37) for number in range(1, 30)]
+    status = LoRAFineTuneStatus().model_copy(update={"attempts": attempts})
     folded = fold_oldest(status, 20)
     assert len(folded.attempts) == 20
     assert folded.totals is not None
