@@ -10,7 +10,7 @@ from lorafinetune.api.render import files
 
 def main(root: Path) -> None:
     """Write every generated file that differs, and say which."""
-    for name, text in files().items():
+    for name, text in files(root).items():
         path = root / name
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue

@@ -36,11 +36,11 @@ MODEL_SENTENCE = (
     "the trainer's image such as /models/sdxl"
 )
 
-SecretName = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]
-PoolName = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]
+SecretName = Annotated[str, Field(max_length=253, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]
+PoolName = Annotated[str, Field(max_length=63, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]
 ModelSource = Annotated[
     str,
-    Field(min_length=1, max_length=1024, pattern=MODEL_SOURCE, json_schema_extra=worded(MODEL_SENTENCE, NO_DOTS)),
+    Field(max_length=1024, pattern=MODEL_SOURCE, json_schema_extra=worded(MODEL_SENTENCE, NO_DOTS)),
 ]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
@@ -84,7 +84,6 @@ class BaseModelSpec(Model):
         Annotated[
             str,
             Field(
-                min_length=1,
                 max_length=128,
                 pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
                 json_schema_extra=worded("must be a commit, tag or branch, such as main or a commit's 40 hex digits"),
@@ -107,7 +106,6 @@ class DatasetSpec(Model):
     source: Annotated[
         str,
         Field(
-            min_length=1,
             max_length=1024,
             pattern=DATASET_SOURCE,
             json_schema_extra=worded(
@@ -123,7 +121,6 @@ class DatasetSpec(Model):
         Annotated[
             str,
             Field(
-                min_length=1,
                 max_length=2048,
                 pattern=r"\S",
                 json_schema_extra=worded("must hold words: the caption of images without one, or remove the field"),
@@ -157,7 +154,6 @@ class StorageSpec(Model):
     uri: Annotated[
         str,
         Field(
-            min_length=6,
             max_length=512,
             pattern=STORAGE_URI,
             json_schema_extra=worded(
@@ -172,7 +168,6 @@ class StorageSpec(Model):
         Annotated[
             str,
             Field(
-                min_length=8,
                 max_length=512,
                 pattern=ENDPOINT,
                 json_schema_extra=worded(
@@ -192,7 +187,6 @@ class StorageSpec(Model):
         Annotated[
             str,
             Field(
-                min_length=1,
                 max_length=64,
                 pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
                 json_schema_extra=worded("must be a region's name, such as eu-central-1, or auto"),
@@ -247,7 +241,7 @@ class LoRAFineTuneSpec(Model):
     model_config = ConfigDict(
         json_schema_extra=ruled(
             rule(
-                "self.training.warmupSteps <= self.training.steps",
+                "self.training.steps < 1 || self.training.warmupSteps <= self.training.steps",
                 "spec.training.warmupSteps is more than spec.training.steps, so the learning rate would never reach "
                 "its peak: choose less, usually a tenth of steps",
                 field_path=".training.warmupSteps",

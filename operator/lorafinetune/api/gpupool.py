@@ -61,7 +61,7 @@ class Toleration(Model):
         )
     )
 
-    key: Annotated[str, Field(min_length=1, max_length=317, pattern=KEY, json_schema_extra=worded(KEY_SENTENCE))]
+    key: Annotated[str, Field(max_length=317, pattern=KEY, json_schema_extra=worded(KEY_SENTENCE))]
     """The taint's key, for example nvidia.com/gpu."""
     operator: TolerationOperator = TolerationOperator.EQUAL
     """Exists (any value) or Equal (the taint's value must be the one given)."""
@@ -77,7 +77,6 @@ class GPU(Model):
     resource: Annotated[
         str,
         Field(
-            min_length=1,
             max_length=317,
             pattern=rf"^{DOMAIN}/{WORD}$",
             json_schema_extra=worded("must be domain/name of the device plugin's resource, such as nvidia.com/gpu"),

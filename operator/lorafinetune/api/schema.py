@@ -66,7 +66,7 @@ def _convert(node: Schema, defs: dict[str, Schema], path: str, within: tuple[str
     if "type" not in made:
         raise UnstructuralError(f"{path}: has no single type; use an enum with optional members instead of a union")
     if "description" in made:
-        made["description"] = " ".join(made["description"].split())
+        made["description"] = " ".join([*made["description"].split(), *_bounds_in_words(made)])
     if rules:
         made[VALIDATIONS] = rules
     _check_bounds(made, path)
@@ -111,6 +111,17 @@ def _put_in_words_of_the_server(made: Schema) -> None:
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if exclusive in made:
             made[bound], made[exclusive] = made[exclusive], True
+
+
+def _bounds_in_words(made: Schema) -> list[str]:
+    """`kubectl explain` shows neither bounds nor defaults, so the description does."""
+    words = []
+    low, high, default = made.get("minimum"), made.get("maximum"), made.get("default")
+    if low is not None and high is not None:
+        words.append(f"More than {low}, at most {high}." if made.get("exclusiveMinimum") else f"From {low} to {high}.")
+    if default is not None and made["type"] != "object":
+        words.append(f"Default: {json.dumps(default).strip(chr(34))}.")
+    return words
 
 
 def _check_bounds(made: Schema, path: str) -> None:
