@@ -67,7 +67,6 @@ def from_answer(status: int, content: bytes | dict[str, Any], headers: Mapping[s
     reason = str(body.get("reason") or "")
     message = str(body.get("message") or f"the API server answered {status}")
     details = body.get("details") or {}
-    causes = [str(cause.get("message")) for cause in details.get("causes") or () if cause.get("message")]
     kind: type[ClusterError]
     match status:
         case 404:
@@ -76,9 +75,9 @@ def from_answer(status: int, content: bytes | dict[str, Any], headers: Mapping[s
             kind = AlreadyExists if reason == "AlreadyExists" else Conflict
         case 410:
             kind = Gone
-        case 422 if any(cause.get("reason") == "UnexpectedServerResponse" for cause in details.get("causes") or ()):
-            # How a JSON patch whose test failed is told from an object that fails validation.
-            kind, message = Conflict, "; ".join(causes) or message
+        case 422 if not details.get("causes"):
+            # A JSON patch that cannot be applied, told from an object that fails validation by its lack of fields.
+            kind, message = Conflict, "the patch does not fit: a tested value is another, or a path is not there"
         case 401 | 408 | 429:
             kind = Unavailable
         case _ if status >= 500 or status < 400:
