@@ -41,6 +41,7 @@ DELETE_BATCH: Final = 1000
 """S3's own limit on keys in one bulk delete."""
 PAGE: Final = 1000
 BODY_ATTEMPTS: Final = 3
+_HASTY: Final = {"connect_timeout": 2.0, "attempts": 2}
 
 _BROKEN_BODY: Final = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 _DENIED: Final = {
@@ -101,6 +102,12 @@ class Bucket:
         connections: int = 16,
     ) -> None:
         self.location = location
+        self._made_with: dict[str, Any] = {
+            "endpoint": endpoint,
+            "region": region,
+            "credentials": credentials,
+            "connections": connections,
+        }
         session = boto3.session.Session(
             aws_access_key_id=credentials.key_id if credentials else None,
             aws_secret_access_key=credentials.secret_key if credentials else None,
@@ -129,10 +136,18 @@ class Bucket:
 
     def below(self, prefix: str) -> Bucket:
         """Return the same bucket, below *prefix* (which ends with a slash) of this one."""
+        return self.at(Location(self.location.bucket, self.location.key + prefix))
+
+    def at(self, location: Location) -> Bucket:
+        """Return another place at the same endpoint, with the same credentials and connections."""
         other = object.__new__(Bucket)
         other.__dict__.update(self.__dict__)
-        other.location = Location(self.location.bucket, self.location.key + prefix)
+        other.location = location
         return other
+
+    def hasty(self, read_timeout: float) -> Bucket:
+        """Return the same place through a client that gives up early: for work that has a deadline."""
+        return Bucket(self.location, **{**self._made_with, **_HASTY, "read_timeout": read_timeout})
 
     def uri(self, key: str = "") -> str:
         """Return ``s3://bucket/prefix/key``."""
