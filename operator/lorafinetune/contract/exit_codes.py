@@ -1,0 +1,24 @@
+"""How a trainer ends, in one number: the codes lie outside 0-2 and 126-165, which shells and signals use."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The trainer's exit codes; any other non-zero code is a training error."""
+
+    FINISHED = 0
+    """The artifact is committed. The operator verifies it all the same."""
+    FAILED = 1
+    """A training error: an exception nobody foresaw, or a loss that stayed NaN."""
+    OUT_OF_MEMORY = 71
+    """The GPU or the host ran out of memory; a retry on the same pool would end alike."""
+    STORAGE_UNREACHABLE = 74
+    """The bucket did not answer within its limit: infrastructure, worth another attempt."""
+    YIELDED = 75
+    """SIGTERM was obeyed: what there was to save is saved, the termination message says what."""
+    FENCED = 76
+    """The head names another attempt, or is a tombstone: this one may not commit, and costs no budget."""
+    INVALID = 78
+    """The user's input cannot work (data set, base model, configuration): no retry will mend it."""

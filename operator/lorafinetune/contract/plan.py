@@ -1,0 +1,31 @@
+"""What the first attempt decides for all later ones, committed to the head before step 1 and obeyed ever after."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lorafinetune.contract.manifest import Sha256
+from lorafinetune.contract.model import OpenModel
+
+
+class Plan(OpenModel):
+    """The numeric identity of a run. An attempt that cannot keep to it must not train on silently."""
+
+    config_digest: Sha256
+    """Over the fields of the run config that change the mathematics."""
+    config: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """Those fields, flattened, so that a refusal can say which one differs."""
+    dataset_digest: Sha256
+    base_model_digest: Sha256
+    micro_batch: Annotated[int, Field(ge=1)]
+    """Images in one forward pass."""
+    precision: str
+    gradient_checkpointing: bool
+    device: str
+    """``cpu`` or the GPU's product name."""
+    threads: Annotated[int, Field(ge=1)]
+    """CPU threads of the mathematics: their number is part of the rounding."""
+    libraries: dict[str, str] = Field(default_factory=dict)
+    """Version of each library that takes part in the mathematics."""

@@ -1,0 +1,325 @@
+"""One bucket below one prefix, through boto3: small verbs, bounded pages, errors that say what to do.
+
+Two clients: content is put and got with retries, conditional writes without, since a retry after a lost answer would
+meet its own effect and report a conflict that is none.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from lorafinetune.contract.layout import Location
+from lorafinetune.storage import errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+
+CONNECT_TIMEOUT: Final = 5.0
+READ_TIMEOUT: Final = 30.0
+ATTEMPTS: Final = 5
+DELETE_BATCH: Final = 1000
+"""S3's own limit on keys in one bulk delete."""
+PAGE: Final = 1000
+BODY_ATTEMPTS: Final = 3
+_HASTY: Final = {"connect_timeout": 2.0, "attempts": 2}
+
+_BROKEN_BODY: Final = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+_DENIED: Final = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "Forbidden",
+    "403",
+    "401",
+    "AuthorizationHeaderMalformed",
+}
+_MISSING: Final = {"NoSuchKey", "404", "NotFound"}
+_CONFLICT: Final = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Keys of one identity. Their text never appears in a representation."""
+
+    key_id: str
+    secret_key: str
+    session_token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.key_id[:4]}...)"
+
+
+class Object(NamedTuple):
+    """What was got: the bytes and the ETag that a conditional write may name."""
+
+    body: bytes
+    etag: str
+
+
+class Listed(NamedTuple):
+    """One line of a listing; the key is relative to the bucket's prefix."""
+
+    key: str
+    size: int
+
+
+class Bucket:
+    """The objects below ``location.key`` of one bucket. Keys are relative to it. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        endpoint: str | None = None,
+        region: str | None = None,
+        credentials: Credentials | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        read_timeout: float = READ_TIMEOUT,
+        attempts: int = ATTEMPTS,
+        connections: int = 16,
+    ) -> None:
+        self.location = location
+        self._made_with: dict[str, Any] = {
+            "endpoint": endpoint,
+            "region": region,
+            "credentials": credentials,
+            "connections": connections,
+        }
+        session = boto3.session.Session(
+            aws_access_key_id=credentials.key_id if credentials else None,
+            aws_secret_access_key=credentials.secret_key if credentials else None,
+            aws_session_token=credentials.session_token if credentials else None,
+            region_name=region or "us-east-1",
+        )
+
+        def client(tries: int) -> S3Client:
+            return session.client(
+                "s3",
+                endpoint_url=endpoint,
+                config=Config(
+                    connect_timeout=connect_timeout,
+                    read_timeout=read_timeout,
+                    retries={"total_max_attempts": tries, "mode": "standard"},
+                    max_pool_connections=connections,
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    s3={"addressing_style": "path"} if endpoint else {},
+                ),
+            )
+
+        self._client = client(attempts)
+        self._once = client(1)
+        self._endpoint = endpoint or "AWS S3"
+
+    def below(self, prefix: str) -> Bucket:
+        """Return the same bucket, below *prefix* (which ends with a slash) of this one."""
+        return self.at(Location(self.location.bucket, self.location.key + prefix))
+
+    def at(self, location: Location) -> Bucket:
+        """Return another place at the same endpoint, with the same credentials and connections."""
+        other = object.__new__(Bucket)
+        other.__dict__.update(self.__dict__)
+        other.location = location
+        return other
+
+    def hasty(self, read_timeout: float) -> Bucket:
+        """Return the same place through a client that gives up early: for work that has a deadline."""
+        return Bucket(self.location, **{**self._made_with, **_HASTY, "read_timeout": read_timeout})
+
+    def uri(self, key: str = "") -> str:
+        """Return ``s3://bucket/prefix/key``."""
+        return str(Location(self.location.bucket, self.location.key + key))
+
+    def get(self, key: str, *, limit: int | None = None) -> Object:
+        """Return the object's bytes and ETag; one larger than *limit* bytes raises NotVerified before it is read."""
+        for again in reversed(range(BODY_ATTEMPTS)):  # botocore retries the request, never the reading of its body
+            try:
+                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
+                size = answer["ContentLength"]
+                if limit is not None and size > limit:
+                    answer["Body"].close()
+                    raise errors.NotVerified(f"{self.uri(key)} has {size} bytes, more than the {limit} allowed")
+                return Object(answer["Body"].read(), answer["ETag"])
+            except (BotoCoreError, ClientError) as error:
+                if not (again and isinstance(error, _BROKEN_BODY)):
+                    self._raise(error, key)
+        raise AssertionError("the last attempt returns or raises")
+
+    def download(self, key: str, path: Path) -> None:
+        """Write the object's bytes to *path* in pieces of 1 MiB."""
+        try:
+            answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
+            with path.open("wb") as file:
+                for piece in answer["Body"].iter_chunks(1024 * 1024):
+                    file.write(piece)
+        except (BotoCoreError, ClientError) as error:
+            self._raise(error, key)
+
+    def size(self, key: str) -> int:
+        """Return the object's size in bytes, without reading it."""
+        try:
+            return self._client.head_object(Bucket=self.location.bucket, Key=self.location.key + key)["ContentLength"]
+        except (BotoCoreError, ClientError) as error:
+            self._raise(error, key)
+
+    def put(self, key: str, body: bytes | memoryview) -> None:
+        """Put content, with retries; the server checks the bytes against their SHA-256."""
+        content = bytes(body)
+        checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        try:
+            self._client.put_object(
+                Bucket=self.location.bucket, Key=self.location.key + key, Body=content, ChecksumSHA256=checksum
+            )
+        except (BotoCoreError, ClientError) as error:
+            self._raise(error, key)
+
+    def create(self, key: str, body: bytes) -> str:
+        """Put *body* only where nothing is; return its ETag. Raises Conflict, or AnswerLost if nobody can tell."""
+        return self._conditional(key, body, {"IfNoneMatch": "*"})
+
+    def replace(self, key: str, body: bytes, etag: str) -> str:
+        """Put *body* only over the object of that *etag*; return the new ETag. Raises Conflict or AnswerLost."""
+        return self._conditional(key, body, {"IfMatch": etag})
+
+    def walk(self, prefix: str = "", *, limit: int | None = None) -> Iterator[Listed]:
+        """Yield the objects below *prefix* in key order, page by page, at most *limit*."""
+        try:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.location.bucket,
+                Prefix=self.location.key + prefix,
+                PaginationConfig={"PageSize": PAGE} if limit is None else {"PageSize": PAGE, "MaxItems": limit},
+            )
+            for page in pages:
+                for one in page.get("Contents", []):
+                    yield Listed(one["Key"][len(self.location.key) :], one["Size"])
+        except (BotoCoreError, ClientError) as error:
+            self._raise(error, prefix)
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete *keys* in batches and return how many; deleting what is not there succeeds."""
+        count, batch = 0, list[str]()
+        for key in keys:
+            batch.append(key)
+            if len(batch) == DELETE_BATCH:
+                count += self._delete(batch)
+                batch = []
+        return count + (self._delete(batch) if batch else 0)
+
+    def is_versioned(self) -> bool:
+        """Whether the bucket keeps old versions; a store that does not know the question keeps none."""
+        try:
+            answer = self._client.get_bucket_versioning(Bucket=self.location.bucket)
+        except ClientError as error:
+            if _status(error) in (400, 404, 405, 501):
+                return False
+            if _status(error) == 403:
+                return False  # the smallest policy does not include it; docs say what versioning then keeps
+            self._raise(error, "")
+        except BotoCoreError as error:
+            self._raise(error, "")
+        return answer.get("Status") in ("Enabled", "Suspended")
+
+    def delete_versions(self, garbage: Callable[[str], bool]) -> int:
+        """Delete every version and delete marker of the keys that *garbage* names; return how many."""
+        count = 0
+        try:
+            pages = self._client.get_paginator("list_object_versions").paginate(
+                Bucket=self.location.bucket, Prefix=self.location.key, PaginationConfig={"PageSize": PAGE}
+            )
+            for page in pages:
+                found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+                old = [(one["Key"], one["VersionId"]) for one in found if garbage(one["Key"][len(self.location.key) :])]
+                if old:
+                    objects: list[ObjectIdentifierTypeDef] = [
+                        {"Key": key, "VersionId": version} for key, version in old
+                    ]
+                    count += self._delete_objects(objects)
+        except (BotoCoreError, ClientError) as error:
+            self._raise(error, "")
+        return count
+
+    def _delete(self, keys: list[str]) -> int:
+        return self._delete_objects([{"Key": self.location.key + key} for key in keys])
+
+    def _delete_objects(self, keys: list[ObjectIdentifierTypeDef]) -> int:
+        try:
+            answer = self._client.delete_objects(Bucket=self.location.bucket, Delete={"Objects": keys, "Quiet": True})
+        except (BotoCoreError, ClientError) as error:
+            self._raise(error, keys[0]["Key"][len(self.location.key) :])
+        if left := answer.get("Errors"):
+            first = left[0]
+            kind = errors.AccessDenied if first.get("Code") in _DENIED else errors.Unreachable
+            raise kind(
+                f"{len(left)} of {len(keys)} objects cannot be deleted, first {first.get('Key')}: {first.get('Code')}"
+            )
+        return len(keys)
+
+    def _conditional(self, key: str, body: bytes, condition: dict[str, Any]) -> str:
+        try:
+            return self._once.put_object(
+                Bucket=self.location.bucket, Key=self.location.key + key, Body=body, **condition
+            )["ETag"]
+        except ClientError as error:
+            if _code(error) in _CONFLICT or _status(error) in (409, 412):
+                raise errors.Conflict(f"{self.uri(key)} is not what the write expected") from error
+            if _status(error) == 404 and "IfMatch" in condition and _code(error) != "NoSuchBucket":
+                raise errors.Conflict(f"{self.uri(key)} is gone") from error
+            if _status(error) >= 500 or _code(error) in ("SlowDown", "RequestTimeout"):
+                raise errors.AnswerLost(
+                    f"{self._endpoint} answered {_code(error)} to a write of {self.uri(key)}"
+                ) from error
+            self._raise(error, key)
+        except (ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, PartialCredentialsError) as error:
+            self._raise(error, key)
+        except BotoCoreError as error:
+            raise errors.AnswerLost(f"{self._endpoint} did not answer a write of {self.uri(key)}: {error}") from error
+
+    def _raise(self, error: BotoCoreError | ClientError, key: str) -> NoReturn:
+        where = self.uri(key)
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            raise errors.AccessDenied(f"no credentials for {where}: set storage.credentialsSecret") from error
+        if not isinstance(error, ClientError):
+            raise errors.Unreachable(f"{self._endpoint} cannot be reached for {where}: {error}") from error
+        code = _code(error)
+        if code == "NoSuchBucket":
+            raise errors.BucketMissing(
+                f"bucket {self.location.bucket!r} does not exist at {self._endpoint}: create it or name another"
+            ) from error
+        if code in _MISSING:
+            raise errors.ObjectMissing(f"{where} does not exist") from error
+        if code in _DENIED or _status(error) in (401, 403):
+            raise errors.AccessDenied(
+                f"{self._endpoint} refuses {where} ({code}): check the Secret's keys and the bucket's policy"
+            ) from error
+        raise errors.Unreachable(f"{self._endpoint} answered {code} for {where}") from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

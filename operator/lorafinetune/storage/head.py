@@ -1,0 +1,120 @@
+"""The head in its bucket: read, and changed only by compare-and-swap, with lost answers judged by their effect."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from pydantic import ValidationError
+
+from lorafinetune.contract import canonical, layout
+from lorafinetune.contract.head import MAX_HEAD_BYTES, Head
+from lorafinetune.contract.model import OpenModel
+from lorafinetune.storage import errors
+from lorafinetune.storage.bucket import Bucket
+
+SWAP_LIMIT: Final = 60.0
+"""Seconds within which one change must have taken effect or been refused."""
+MAX_PAUSE: Final = 5.0
+
+
+class Owner(OpenModel):
+    """The run's mark on its prefix: nothing below a prefix without it is ever deleted."""
+
+    run_uid: str
+    namespace: str = ""
+    name: str = ""
+
+
+class Stored(NamedTuple):
+    """A head as read, with the ETag that a swap must name. Both are None where no head is."""
+
+    head: Head | None
+    etag: str | None
+
+
+def read(bucket: Bucket) -> Stored:
+    """Read the head of the run whose prefix *bucket* stands on. A head that cannot be parsed raises NotVerified."""
+    try:
+        body, etag = bucket.get(layout.HEAD, limit=MAX_HEAD_BYTES)
+    except errors.ObjectMissing:
+        return Stored(None, None)
+    try:
+        return Stored(Head.model_validate_json(body), etag)
+    except ValidationError as error:
+        raise errors.NotVerified(f"{bucket.uri(layout.HEAD)} is not a head: {error.errors()[0]['msg']}") from error
+
+
+def change(
+    bucket: Bucket,
+    transition: Callable[[Head | None], Head],
+    *,
+    limit: float = SWAP_LIMIT,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Head:
+    """Apply *transition* to the head by compare-and-swap and return the head that then stands in the bucket.
+
+    *transition* is pure, idempotent on its own result, and raises (Fenced, HeadLost) to refuse; it is asked anew after
+    every lost race and every lost answer, on what is read then. So an answer that was lost is judged by its effect: if
+    the transition has nothing left to change, it had been applied. Raises Unreachable when *limit* seconds were not
+    enough.
+    """
+    deadline = clock() + limit
+    pause = 0.05
+    while True:
+        stored: Stored | None = None
+        try:
+            stored = read(bucket)
+        except errors.Unreachable as error:
+            failure: errors.StorageError = error
+        if stored is not None:
+            wanted = transition(stored.head)
+            if wanted == stored.head:
+                return wanted
+            body = canonical.encode(wanted.to_json())
+            try:
+                if stored.etag is None:
+                    bucket.create(layout.HEAD, body)
+                else:
+                    bucket.replace(layout.HEAD, body, stored.etag)
+            except (errors.Conflict, errors.Unreachable) as error:
+                failure = error
+            else:
+                return wanted
+        if clock() + pause > deadline:
+            raise errors.Unreachable(f"the head could not be changed within {limit:.0f} s: {failure}") from failure
+        sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, MAX_PAUSE)
+
+
+def mark_owner(bucket: Bucket, owner: Owner) -> None:
+    """Put the ownership mark, once; raises Conflict where the prefix is another run's."""
+    for _ in range(5):
+        try:
+            bucket.create(layout.OWNER, canonical.encode(owner.to_json()))
+        except errors.Conflict:
+            pass
+        except errors.AnswerLost:
+            continue
+        found = read_owner(bucket)
+        if found is not None:
+            if found.run_uid != owner.run_uid:
+                raise errors.Conflict(f"{bucket.uri()} belongs to run {found.run_uid}: name another storage.uri")
+            return
+    raise errors.Unreachable(f"the owner mark of {bucket.uri()} could not be written")
+
+
+def read_owner(bucket: Bucket) -> Owner | None:
+    """Return the prefix's ownership mark, or None where there is none."""
+    try:
+        body, _ = bucket.get(layout.OWNER, limit=MAX_HEAD_BYTES)
+        return Owner.model_validate_json(body)
+    except errors.ObjectMissing:
+        return None
+    except ValidationError as error:
+        raise errors.NotVerified(
+            f"{bucket.uri(layout.OWNER)} is not an owner mark: {error.errors()[0]['msg']}"
+        ) from error

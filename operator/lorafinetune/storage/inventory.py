@@ -1,0 +1,53 @@
+"""What is really in the bucket: manifests and files, verified against the hashes that name them."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from lorafinetune.contract import canonical, layout
+from lorafinetune.contract.manifest import MAX_MANIFEST_BYTES, Manifest
+from lorafinetune.storage import errors
+from lorafinetune.storage.bucket import Bucket
+
+
+def read_manifest(bucket: Bucket, folder: str, sha256: str) -> Manifest:
+    """Return the manifest of *folder*, whose bytes must have the hash that the head names; raises NotVerified."""
+    key = folder + layout.MANIFEST
+    try:
+        body, _ = bucket.get(key, limit=MAX_MANIFEST_BYTES)
+    except errors.ObjectMissing as error:
+        raise errors.NotVerified(f"{bucket.uri(key)} is missing, though the head names it") from error
+    found = canonical.sha256(body)
+    if found != sha256:
+        raise errors.NotVerified(f"{bucket.uri(key)} has SHA-256 {found}, the head names {sha256}")
+    try:
+        return Manifest.model_validate_json(body)
+    except ValidationError as error:
+        raise errors.NotVerified(f"{bucket.uri(key)} is not a manifest: {error.errors()[0]['msg']}") from error
+
+
+def read_file(bucket: Bucket, folder: str, *, name: str, size: int, sha256: str) -> bytes:
+    """Return the bytes of one file of a manifest, size and hash verified; raises NotVerified."""
+    key = folder + name
+    try:
+        body, _ = bucket.get(key, limit=size)
+    except errors.ObjectMissing as error:
+        raise errors.NotVerified(f"{bucket.uri(key)} is missing, though its manifest names it") from error
+    if len(body) != size or canonical.sha256(body) != sha256:
+        raise errors.NotVerified(f"{bucket.uri(key)} ({len(body)} bytes) is not what its manifest names ({size} bytes)")
+    return body
+
+
+def verify(bucket: Bucket, folder: str, sha256: str) -> Manifest:
+    """Read and hash every file of *folder*, one at a time; return its manifest or raise NotVerified."""
+    manifest = read_manifest(bucket, folder, sha256)
+    for file in manifest.files:
+        read_file(bucket, folder, name=file.name, size=file.size, sha256=file.sha256)
+    return manifest
+
+
+def put_folder(bucket: Bucket, folder: str, manifest: Manifest) -> str:
+    """Put the manifest of a folder whose files are all there; return its hash, for the head."""
+    body = canonical.encode(manifest.model_dump(mode="json", by_alias=True, exclude_none=True))
+    bucket.put(folder + layout.MANIFEST, body)
+    return canonical.sha256(body)
