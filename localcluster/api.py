@@ -10,7 +10,7 @@ import base64
 import json
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,19 @@ class Api:
             await self._session.close()
 
     async def request(
-        self, method: str, path: str, body: object = None, *, content_type: str = "application/json", **query: object
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        content_type: str = "application/json",
+        query: Mapping[str, object] | None = None,
     ) -> Json:
         """Send one request and return the answer's object. Raises ApiError, or aiohttp's errors and TimeoutError."""
         assert self._session is not None, "use the client as an async context manager"
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": content_type, "Accept": "application/json"}
-        parameters = {name: str(value) for name, value in query.items()}
+        parameters = {name: str(value) for name, value in (query or {}).items()}
         async with self._session.request(method, path, data=data, params=parameters, headers=headers) as answer:
             text = await answer.text()
             if answer.status >= 400:
@@ -102,11 +108,11 @@ class Api:
 
     async def get(self, path: str, **query: object) -> Json:
         """Read an object or a list."""
-        return await self.request("GET", path, **query)
+        return await self.request("GET", path, query=query)
 
-    async def create(self, path: str, body: Json, **query: object) -> Json:
+    async def create(self, path: str, body: Json) -> Json:
         """POST an object to its collection (or to a subresource such as `eviction` or `token`)."""
-        return await self.request("POST", path, body, **query)
+        return await self.request("POST", path, body)
 
     async def patch(self, path: str, body: object, content_type: str = MERGE) -> Json:
         """PATCH an object."""

@@ -1,7 +1,7 @@
 """The programs that a cluster is made of: found where they are, else built once from their pinned Go modules.
 
-Order: `KUBEBUILDER_ASSETS` (taken as it is: who sets it means it), `PATH` (only a program that calls itself by the pinned
-version), the cache, a build into the cache. The pins are the go.mod files in `localcluster/tools`.
+Order: `KUBEBUILDER_ASSETS` (taken as it is: who sets it means it), `PATH` (only a program that calls itself by the
+pinned version), the cache, a build into the cache. The pins are the go.mod files in `localcluster/tools`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from localcluster import toolchain
 from localcluster.locks import exclusive
 from localcluster.places import TOOLS, cache_directory
-from localcluster.toolchain import BuildError, say
+from localcluster.toolchain import BuildError, Say, say
 
 __all__ = ["CLUSTER_PROGRAMS", "PROGRAMS", "BuildError", "Program", "find", "find_all"]
 
@@ -85,7 +85,7 @@ HELM = Program("helm", TOOLS / "helm", "helm.sh/helm/v4", "helm.sh/helm/v4/cmd/h
 PROGRAMS = {program.name: program for program in (*CLUSTER_PROGRAMS, HELM)}
 
 
-def find(program: Program | str) -> Path:
+def find(program: Program | str, say: Say = say) -> Path:
     """Return the path of a program, building it where it is nowhere. Raises BuildError."""
     program = PROGRAMS[program] if isinstance(program, str) else program
     assets = os.environ.get("KUBEBUILDER_ASSETS")
@@ -99,14 +99,14 @@ def find(program: Program | str) -> Path:
     lock = cache_directory() / "programs" / f".{program.name}.lock"
     with exclusive(lock, f"building {program.name}", say):
         if not _is_program(program.cached):
-            _build(program)
+            _build(program, say)
     return program.cached
 
 
-def find_all(programs: Iterable[Program | str] = CLUSTER_PROGRAMS) -> dict[str, Path]:
+def find_all(programs: Iterable[Program | str] = CLUSTER_PROGRAMS, say: Say = say) -> dict[str, Path]:
     """Return the paths of all programs of a cluster by their names; those missing are built one after the other."""
     chosen = [PROGRAMS[program] if isinstance(program, str) else program for program in programs]
-    return {program.name: find(program) for program in chosen}
+    return {program.name: find(program, say) for program in chosen}
 
 
 def _is_program(path: Path) -> bool:
@@ -116,7 +116,7 @@ def _is_program(path: Path) -> bool:
 def _answers_version(path: Path, program: Program) -> bool:
     """Whether the program calls itself by the pinned version and no other."""
     try:
-        answer = subprocess.run(  # noqa: S603 (a program of the user's own PATH)
+        answer = subprocess.run(
             [path, *program.version_arguments], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -124,7 +124,7 @@ def _answers_version(path: Path, program: Program) -> bool:
     return re.search(rf"(?<![\d.]){re.escape(program.version)}(?![\d.])", answer.stdout + answer.stderr) is not None
 
 
-def _build(program: Program) -> None:
+def _build(program: Program, say: Say) -> None:
     """Build into a file beside the target and rename it: a build that was stopped half-way leaves no program."""
     target = program.cached
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def _build(program: Program) -> None:
         stale.unlink()
     partial = target.with_name(f".{program.name}.{os.getpid()}.partial")
     log = target.with_name(f"{target.name}.log")
-    go = toolchain.find_go(program.least_go)
+    go = toolchain.find_go(program.least_go, say)
     flags = "-s -w" + (f" -X {program.stamp}=v{program.version}" if program.stamp else "")
     unset = ("GOOS", "GOARCH", "GOWORK", "GOEXPERIMENT")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
@@ -144,7 +144,9 @@ def _build(program: Program) -> None:
         last = lines[-2] if len(lines) > 1 else "starting"
         say(f"building {program.name} v{program.version}: {seconds:.0f} s, {compiled} packages compiled, now {last}")
 
-    say(f"building {program.name} v{program.version} from its Go module, once: up to {program.minutes:g} min on 2 cores")
+    say(
+        f"building {program.name} v{program.version} from its Go module, once: up to {program.minutes:g} min on 2 cores"
+    )
     begin = time.monotonic()
     try:
         status = toolchain.run_kept(

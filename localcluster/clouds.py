@@ -6,6 +6,7 @@ new entry.
 
 from __future__ import annotations
 
+import platform
 import uuid
 from dataclasses import dataclass, field
 
@@ -53,6 +54,8 @@ class Cloud:
 
 
 GPU_TAINT = Taint("nvidia.com/gpu", "present", "NoSchedule")
+SHUTDOWN_TAINT = Taint("node.cloudprovider.kubernetes.io/shutdown", "", "NoSchedule")
+"""What a cloud's controller puts on the Node of a machine that exists and is switched off."""
 KARPENTER_FINALIZER = "karpenter.sh/termination"
 
 CLOUDS: dict[str, Cloud] = {
@@ -117,6 +120,11 @@ def cloud_of(spec: NodeSpec) -> Cloud:
     return CLOUDS[spec.cloud]
 
 
+def architecture() -> str:
+    """Return this machine's architecture as Kubernetes calls it."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
 def labels_of(spec: NodeSpec) -> dict[str, str]:
     """Return all labels of a node."""
     cloud = cloud_of(spec)
@@ -124,7 +132,7 @@ def labels_of(spec: NodeSpec) -> dict[str, str]:
     labels = {
         "kubernetes.io/hostname": spec.name,
         "kubernetes.io/os": "linux",
-        "kubernetes.io/arch": "amd64",
+        "kubernetes.io/arch": architecture(),
         "node.kubernetes.io/instance-type": f"local.{spec.gpus}x" + (spec.product.lower() if spec.gpus else "cpu"),
         "topology.kubernetes.io/region": "local",
         "topology.kubernetes.io/zone": spec.zone,

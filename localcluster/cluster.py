@@ -1,9 +1,9 @@
 """`Cluster`: a local cluster for tests and the demo, and the same thing for the command line.
 
-    with Cluster() as cluster:
-        cluster.add_node("gpu-1", cloud="eks-karpenter", capacity_type="spot", gpus=1)
-        cluster.kubectl("get", "nodes")
-        cluster.faults.preempt("gpu-1", notice=10)
+with Cluster() as cluster:
+    cluster.add_node("gpu-1", cloud="eks-karpenter", capacity_type="spot", gpus=1)
+    cluster.kubectl("get", "nodes")
+    cluster.faults.preempt("gpu-1", notice=10)
 """
 
 from __future__ import annotations
@@ -29,8 +29,21 @@ from localcluster.kubeconfig import write_kubeconfig
 from localcluster.places import REPOSITORY, cluster_directory
 from localcluster.s3 import S3Access
 
+TEST_PREFIX = "test-"
 READY_SECONDS = 180.0
 STOP_SECONDS = 30.0
+STALE_SECONDS = 6 * 3600.0
+CONFIG = "cluster.json"
+
+
+def _forget_stale() -> None:
+    """Remove what killed test clusters left in the cache."""
+    for directory in cluster_directory("x").parent.glob(f"{TEST_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            old = time.time() - (directory / CONFIG).stat().st_mtime > STALE_SECONDS
+            state = control.read_state(directory)
+            if old and not (state and control.is_alive(state)):
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 class FaultControl:
@@ -93,7 +106,7 @@ class Cluster:
         images: Mapping[str, Image] | None = None,
         say: Callable[[str], None] = toolchain.say,
     ) -> None:
-        self.name = name or f"test-{secrets.token_hex(4)}"
+        self.name = name or f"{TEST_PREFIX}{secrets.token_hex(4)}"
         self.directory = (directory or cluster_directory(self.name)).absolute()
         self.images = default_images() | dict(images or {})
         self.say = say
@@ -119,9 +132,10 @@ class Cluster:
         state = control.read_state(self.directory)
         if state is not None and control.is_alive(state):
             raise control.ControlError(f"the cluster {self.name!r} runs already in {self.directory}")
-        programs = binaries.find_all()
+        programs = binaries.find_all(say=self.say)
         begin = time.monotonic()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._clear()
+        _forget_stale()
         (self.directory / "logs").mkdir(parents=True)
         self.directory.chmod(0o700)
         config = {
@@ -131,11 +145,11 @@ class Cluster:
             "images": {name: dataclasses.asdict(image) for name, image in self.images.items()},
             "owner": not detached,
         }
-        (self.directory / "config.json").write_text(json.dumps(config, indent=1))
+        (self.directory / CONFIG).write_text(json.dumps(config, indent=1))
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
         with (self.directory / "logs" / "supervisor.log").open("wb") as log:
-            self._supervisor = subprocess.Popen(  # noqa: S603 (its arguments are ours)
-                [sys.executable, "-m", "localcluster.supervisor", self.directory / "config.json"],
+            self._supervisor = subprocess.Popen(
+                [sys.executable, "-m", "localcluster.supervisor", self.directory / CONFIG],
                 stdin=subprocess.DEVNULL if detached else subprocess.PIPE, stdout=log, stderr=log, env=environment,
                 cwd=self.directory, start_new_session=True,
             )  # fmt: skip
@@ -164,7 +178,15 @@ class Cluster:
         elif state is not None and control.is_alive(state):
             self._end_detached(state)
         if not keep_files:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove the state directory; refuse one that holds something else. Raises ControlError."""
+        if not self.directory.exists():
+            return
+        if any(self.directory.iterdir()) and not (self.directory / CONFIG).exists():
+            raise control.ControlError(f"{self.directory} is not empty and holds no cluster: choose another directory")
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _end_detached(self, state: dict[str, Any]) -> None:
         for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 5.0)):
@@ -197,6 +219,11 @@ class Cluster:
         return Path(self._state["kubeconfig"])
 
     @property
+    def kubectl_program(self) -> Path:
+        """The kubectl of the cluster's own version."""
+        return Path(self._state["kubectl"])
+
+    @property
     def server(self) -> str:
         """The API server's URL."""
         return str(self._state["server"])
@@ -215,8 +242,8 @@ class Cluster:
         self, *arguments: str | Path, stdin: str | None = None, check: bool = True, timeout: float = 60.0
     ) -> str:
         """Run kubectl as administrator and return its output. Raises RuntimeError with what kubectl said."""
-        answer = subprocess.run(  # noqa: S603 (its arguments are the caller's)
-            [self._state["kubectl"], "--kubeconfig", str(self.kubeconfig), *map(str, arguments)],
+        answer = subprocess.run(
+            [self.kubectl_program, "--kubeconfig", str(self.kubeconfig), *map(str, arguments)],
             input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         if check and answer.returncode != 0:

@@ -55,7 +55,7 @@ def call(directory: Path, operation: str, *, timeout: float = 60.0, **arguments:
         raise ControlError(f"no cluster runs in {directory}: start one with `localcluster up`")
     if "control" not in state:
         raise ControlError(f"the cluster in {directory} is {state['phase']}: {state.get('message', '')}")
-    request = urllib.request.Request(  # noqa: S310 (always http on loopback)
+    request = urllib.request.Request(
         f"http://127.0.0.1:{state['control']['port']}/{operation}",
         data=json.dumps(arguments).encode(),
         headers={"Authorization": f"Bearer {state['control']['token']}", "Content-Type": "application/json"},

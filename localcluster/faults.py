@@ -102,11 +102,9 @@ class Faults:
             await self.api.patch(f"{path}/status", {"status": {"conditions": conditions}}, STRATEGIC)
         if reclaim.delete_first:
             await self.api.delete(path)
-        if reclaim.taints or reclaim.cordon:
-            spec: Json = {"taints": [{"key": t.key, "value": t.value, "effect": t.effect} for t in reclaim.taints]}
-            if reclaim.cordon:
-                spec["unschedulable"] = True
-            await self.api.patch(path, {"spec": spec}, STRATEGIC)
+        if reclaim.cordon:
+            await self.api.patch(path, {"spec": {"unschedulable": True}})
+        await self.fleet.taint(name, reclaim.taints)
 
     async def _node_event(self, name: str, reason: str, message: str) -> None:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -157,6 +155,8 @@ class Faults:
         log.info("the machine of %s has ended", name)
         if delete:
             await self.fleet.delete_node(name)
+        else:
+            await self.fleet.taint(name, (clouds.SHUTDOWN_TAINT,))
         if replace_after is not None:
             await asyncio.sleep(replace_after)
             if replacement.name == name:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from localcluster import clouds
 from localcluster.api import Api, ApiError, unreachable
+from localcluster.binaries import PROGRAMS
 from localcluster.controlplane import ControlPlane
 from localcluster.kubeconfig import write_kubeconfig
 from localcluster.links import Link
-from localcluster.nodespec import AgentConfig, NodeSpec
+from localcluster.nodespec import AgentConfig, NodeSpec, Taint
 from localcluster.places import REPOSITORY
 from localcluster.ports import PortClaims
 from localcluster.process import KeptProcess
@@ -107,7 +110,7 @@ class Fleet:
             taints=[{"key": t.key, "value": t.value, "effect": t.effect} for t in clouds.taints_of(spec)],
             capacity=clouds.capacity_of(spec), provider_id=clouds.provider_id(spec), finalizers=list(cloud.finalizers),
             routes=routes, token_refresh_fraction=spec.token_refresh_fraction,
-            graceful_shutdown=cloud.reclaim.graceful_shutdown,
+            version=f"v{PROGRAMS['kubectl'].version}", architecture=clouds.architecture(),
         )  # fmt: skip
         config.write(directory / "agent.json")
         process = await self._start_agent(directory)
@@ -118,7 +121,7 @@ class Fleet:
 
     async def _start_agent(self, directory: Path) -> KeptProcess:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "localcluster.node", directory / "agent.json"]
+        command: list[str | Path] = [sys.executable, "-m", "localcluster.node", directory / "agent.json"]
         return await KeptProcess.start(command, env=environment, cwd=directory, log=directory / "agent.log")
 
     async def restart(self, name: str) -> None:
@@ -128,6 +131,7 @@ class Fleet:
             link.heal()
         machine.process = await self._start_agent(machine.directory)
         await self.wait_ready(name)
+        await self.taint(name, removed=(clouds.SHUTDOWN_TAINT,))
 
     async def wait_ready(self, name: str) -> None:
         """Wait until the Node is Ready. Raises TimeoutError with the agent's last lines."""
@@ -136,7 +140,9 @@ class Fleet:
             try:
                 node = await self.api.get(f"/api/v1/nodes/{name}")
                 ready = condition(node, "Ready") == "True"
-                if ready and not any(t["key"] == "node.kubernetes.io/not-ready" for t in node["spec"].get("taints", [])):
+                if ready and not any(
+                    t["key"] == "node.kubernetes.io/not-ready" for t in node["spec"].get("taints", [])
+                ):
                     return
             except ApiError as error:
                 if error.status != 404 and not unreachable(error):
@@ -163,6 +169,24 @@ class Fleet:
             if error.status != 404:
                 raise
 
+    async def taint(self, name: str, added: Iterable[Taint] = (), *, removed: Iterable[Taint] = ()) -> None:
+        """Add and remove taints of a Node, leaving others alone."""
+        path = f"/api/v1/nodes/{name}"
+        new = [{"key": t.key, "value": t.value, "effect": t.effect} for t in added]
+        keys = {taint["key"] for taint in new} | {taint.key for taint in removed}
+        while keys:
+            node = await self.api.get(path)
+            # The list of taints is replaced as a whole: the version guards against others' changes.
+            taints = [taint for taint in node["spec"].get("taints") or [] if taint["key"] not in keys]
+            version = node["metadata"]["resourceVersion"]
+            try:
+                body = {"metadata": {"resourceVersion": version}, "spec": {"taints": [*taints, *new]}}
+                await self.api.patch(path, body)
+                return
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+
     async def forget(self, name: str) -> None:
         """Drop an ended machine's links, ports and files."""
         machine = self.machines.pop(name, None)
@@ -185,7 +209,7 @@ class Fleet:
         machine = self.machine(name)
         if clouds.cloud_of(machine.spec).reclaim.same_name:
             return machine.spec
-        base = name.rpartition("-r")[0] if name.rpartition("-r")[2].isdigit() and "-r" in name else name
+        base = re.sub(r"-r\d+$", "", name)
         number = 2
         while f"{base}-r{number}" in self.machines:
             number += 1

@@ -23,6 +23,7 @@ import os
 import pathlib
 import selectors
 import signal
+import subprocess
 import sys
 import time
 from typing import IO
@@ -37,23 +38,25 @@ SWEEP_SECONDS = 5.0
 
 
 def prctl(option: int, value: int) -> None:
-    """Call prctl(2) where there is one (Linux); elsewhere the pipe alone keeps the promise."""
+    """Set a process attribute where there are such (Linux); elsewhere the pipe alone keeps the promise."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def descendants(root: int) -> list[int]:
-    """Return the pids of all living descendants of `root`; empty where there is no /proc."""
+    """Return the pids of all living descendants of `root`."""
     parents: dict[int, int] = {}
     proc = pathlib.Path("/proc")
-    if not (proc / "self" / "stat").exists():
-        return []
-    for entry in proc.iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                if fields[0] not in ("Z", "X"):
-                    parents[int(entry.name)] = int(fields[1])
+    if (proc / "self" / "stat").exists():
+        for entry in proc.iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                    if fields[0] not in ("Z", "X"):
+                        parents[int(entry.name)] = int(fields[1])
+    else:
+        listed = subprocess.run(["/bin/ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False)
+        parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.stdout.splitlines())}
     found: list[int] = []
     frontier = {root}
     while frontier:
@@ -151,8 +154,8 @@ class Keeper:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
-            os.execvp(self.command[0], self.command)  # noqa: S606 (running programs is what this is for)
-        except BaseException as error:  # noqa: BLE001 (the child must not go on as a second keeper)
+            os.execvp(self.command[0], self.command)
+        except BaseException as error:
             os.write(error_write, f"{self.command[0]}: {error}".encode())
         finally:
             os._exit(EXEC_FAILED)
@@ -165,8 +168,8 @@ class Keeper:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self.send(signal.SIGTERM))
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        for ignored in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         self.selector.register(0, selectors.EVENT_READ, "commands")
         self.selector.register(wake_read, selectors.EVENT_READ, "wake")
@@ -181,9 +184,9 @@ class Keeper:
             self.step(timeout=0.05)
         if self.log:
             self.log.close()
-        code, number = self.exit
-        self.report("exited", code=code, signal=number, time=self.exit_time)
-        return code if code is not None else 128 + (number or 0)
+        code, ended_by = self.exit
+        self.report("exited", code=code, signal=ended_by, time=self.exit_time)
+        return code if code is not None else 128 + (ended_by or 0)
 
     def step(self, timeout: float | None) -> None:
         """Serve whatever is ready: commands, output, ended children."""
@@ -257,9 +260,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--status-fd", type=int, required=True, help="descriptor for reports")
     parser.add_argument("--cri-log", type=pathlib.Path, help="write the program's output there, as a runtime does")
+    parser.add_argument("--unset", action="append", default=[], help="a variable that the program shall not have")
     parser.add_argument("command", nargs="+", help="the program and its arguments, after --")
     arguments = parser.parse_args()
     os.set_inheritable(arguments.status_fd, False)
+    for name in arguments.unset:
+        os.environ.pop(name, None)
     log = CriLog(arguments.cri_log) if arguments.cri_log else None
     return Keeper(arguments.command, arguments.status_fd, log).run()
 

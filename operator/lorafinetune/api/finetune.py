@@ -5,35 +5,97 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from lorafinetune.api.words import listed, rule, ruled, worded
 from lorafinetune.contract.model import Model
 from lorafinetune.contract.training import Training
 
 MAX_ATTEMPTS_KEPT = 20
 MAX_MESSAGE = 1024
 
-S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()/-]*)?$"
-MODEL_SOURCE = (
-    r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+|/.+)$"
-)
-DATASET_SOURCE = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|/.+)$"
-NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+BUCKET = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+FOLDER = r"(/[^/?#\x00-\x1f]+)"
+STORAGE_URI = rf"^{BUCKET}(/[A-Za-z0-9!_.*'()-]+)*/?$"
+DATASET_SOURCE = rf"^({BUCKET}{FOLDER}*/?|{FOLDER}+/?)$"
+HUB_PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+MODEL_SOURCE = rf"^(hf://{HUB_PART}/{HUB_PART}|{BUCKET}{FOLDER}+/?|{FOLDER}+/?)$"
+ENDPOINT = r"^https?://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?$"
+NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
-ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME)]
+NO_DOTS = rule(
+    "!self.split('/').exists(part, part == '.' || part == '..')",
+    "write the path out: parts that are . or .. mean different places to different stores",
+)
+NAME_SENTENCE = (
+    "must be the name of a Kubernetes object: lower-case letters, digits, - and ., beginning and ending with a letter "
+    "or digit"
+)
+MODEL_SENTENCE = (
+    "must be hf://owner/name (a diffusers model on the Hugging Face hub), s3://bucket/prefix/ or an absolute folder of "
+    "the trainer's image such as /models/sdxl"
+)
+
+SecretName = Annotated[str, Field(max_length=253, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]
+PoolName = Annotated[str, Field(max_length=63, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]
+ModelSource = Annotated[
+    str,
+    Field(max_length=1024, pattern=MODEL_SOURCE, json_schema_extra=worded(MODEL_SENTENCE, NO_DOTS)),
+]
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+def _not_inside(member: str, taken_for: str) -> dict[str, str]:
+    """Return the rule that the run must not write where *member* is read from."""
+    folder = f'(self.{member}.endsWith("/") ? self.{member} : self.{member} + "/")'
+    return rule(
+        f'!self.{member}.startsWith("s3://") || !(self.storage.uri + "/").startsWith({folder})',
+        f"spec.storage.uri lies inside spec.{member}, so the run's own files would be taken for {taken_for}: "
+        "choose a prefix beside it, for example s3://bucket/loras/",
+        field_path=".storage.uri",
+    )
 
 
 class BaseModelSpec(Model):
     """The SDXL model that the LoRA is trained on."""
 
-    source: Annotated[str, Field(min_length=1, max_length=1024, pattern=MODEL_SOURCE)]
+    model_config = ConfigDict(
+        json_schema_extra=ruled(
+            rule(
+                '!has(self.revision) || self.source.startsWith("hf://")',
+                "spec.baseModel.revision only goes with an hf:// source: remove it, or let source name a model on the "
+                "Hugging Face hub",
+                field_path=".revision",
+            ),
+            rule(
+                '!has(self.credentialsSecret) || self.source.startsWith("hf://") || '
+                '(has(self.vae) && self.vae.startsWith("hf://"))',
+                "spec.baseModel.credentialsSecret is for gated hf:// models: remove it; s3:// sources are read with "
+                "spec.storage.credentialsSecret",
+                field_path=".credentialsSecret",
+            ),
+        )
+    )
+
+    source: ModelSource
     """Where a diffusers SDXL folder lies: hf://owner/name on the Hugging Face hub, s3://bucket/prefix/ in the run's
     object store, or a folder of the trainer's image such as /models/sdxl."""
-    revision: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._/-]+$")] | None = None
-    """Commit, tag or branch, for hf:// sources. A commit makes the run repeatable."""
-    vae: Annotated[str, Field(min_length=1, max_length=1024, pattern=MODEL_SOURCE)] | None = None
-    """Another VAE than the model's own, for example hf://madebyollin/sdxl-vae-fp16-fix."""
-    credentials_secret: ObjectName | None = None
+    revision: (
+        Annotated[
+            str,
+            Field(
+                max_length=128,
+                pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+                json_schema_extra=worded("must be a commit, tag or branch, such as main or a commit's 40 hex digits"),
+            ),
+        ]
+        | None
+    ) = None
+    """Commit, tag or branch, for hf:// sources. A commit makes the run repeatable. Absent = the default branch."""
+    vae: ModelSource | None = None
+    """Another VAE than the model's own, from the same kinds of places, for example
+    hf://madebyollin/sdxl-vae-fp16-fix. Absent = the model's own."""
+    credentials_secret: SecretName | None = None
     """Secret in the run's namespace with the key HF_TOKEN, for gated models. It must carry the label
     lorafinetune.io/storage: "true"."""
 
@@ -41,11 +103,33 @@ class BaseModelSpec(Model):
 class DatasetSpec(Model):
     """The training images."""
 
-    source: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATASET_SOURCE)]
+    source: Annotated[
+        str,
+        Field(
+            max_length=1024,
+            pattern=DATASET_SOURCE,
+            json_schema_extra=worded(
+                "must be s3://bucket/prefix/ (in the run's object store) or an absolute folder of the trainer's image "
+                "such as /data/images",
+                NO_DOTS,
+            ),
+        ),
+    ]
     """Where the images lie: s3://bucket/prefix/ in the run's object store, or a folder of the trainer's image. A file
     beside an image, of the same name but ending in .txt or .caption, is its caption."""
-    instance_prompt: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
-    """Caption of every image that has no caption file, for example "photo of timberdog"."""
+    instance_prompt: (
+        Annotated[
+            str,
+            Field(
+                max_length=2048,
+                pattern=r"\S",
+                json_schema_extra=worded("must hold words: the caption of images without one, or remove the field"),
+            ),
+        ]
+        | None
+    ) = None
+    """Caption of every image that has no caption file, for example "photo of timberdog". Absent = every image needs a
+    caption file."""
 
 
 class CheckpointSpec(Model):
@@ -67,13 +151,51 @@ class OnDelete(StrEnum):
 class StorageSpec(Model):
     """The S3-compatible bucket that holds checkpoints and the artifact."""
 
-    uri: Annotated[str, Field(min_length=6, max_length=512, pattern=S3_URI)]
-    """Bucket and prefix, s3://bucket/prefix/. The run writes below <uri>/<namespace>/<name>-<uid>/ only."""
-    endpoint: Annotated[str, Field(min_length=8, max_length=512, pattern=r"^https?://[^\s/?#@]+/?$")] | None = None
+    uri: Annotated[
+        str,
+        Field(
+            max_length=512,
+            pattern=STORAGE_URI,
+            json_schema_extra=worded(
+                "must be s3://bucket/prefix/: a bucket name of 3 to 63 lower-case letters, digits, - and ., and a "
+                "prefix of letters, digits and !_.*'()-",
+                NO_DOTS,
+            ),
+        ),
+    ]
+    """Bucket and prefix, s3://bucket/prefix/. The run writes below <uri>/<namespace>/<name>-<first 8 of uid>/ only."""
+    endpoint: (
+        Annotated[
+            str,
+            Field(
+                max_length=512,
+                pattern=ENDPOINT,
+                json_schema_extra=worded(
+                    "must be the URL of the S3 service, https://host or https://host:port, without user, path or "
+                    "query; bucket and prefix belong into spec.storage.uri",
+                    rule(
+                        r'!self.lowerAscii().matches("^https?://(169[.]254[.]|[[]fe80:)")',
+                        "must not be a link-local address: name the S3 service by its host name",
+                    ),
+                ),
+            ),
+        ]
+        | None
+    ) = None
     """URL of the S3 service, for example https://account.r2.cloudflarestorage.com. Absent = AWS."""
-    region: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")] | None = None
-    """Region of the bucket; R2 wants auto."""
-    credentials_secret: ObjectName | None = None
+    region: (
+        Annotated[
+            str,
+            Field(
+                max_length=64,
+                pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+                json_schema_extra=worded("must be a region's name, such as eu-central-1, or auto"),
+            ),
+        ]
+        | None
+    ) = None
+    """Region of the bucket, for example eu-central-1; R2 wants auto. Absent = as the environment says."""
+    credentials_secret: SecretName | None = None
     """Secret in the run's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and, where used,
     AWS_SESSION_TOKEN). It must carry the label lorafinetune.io/storage: "true". Absent = the pod's ambient identity."""
     on_delete: OnDelete = OnDelete.KEEP_ARTIFACT
@@ -83,11 +205,9 @@ class StorageSpec(Model):
 
 
 class OnDemandSpec(Model):
-    """When to stop trying spot capacity."""
+    """When to stop trying spot capacity, and what to use then."""
 
-    pools: Annotated[
-        list[ObjectName], Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"})
-    ]
+    pools: Annotated[list[PoolName], Field(min_length=1, max_length=16, json_schema_extra=listed("set"))]
     """GPUPools with capacityType OnDemand, in the order in which they are tried."""
     after_preemptions: Annotated[int, Field(ge=1, le=1000)] = 5
     """Preemptions after which the run goes on on these pools."""
@@ -96,8 +216,19 @@ class OnDemandSpec(Model):
 class PlacementSpec(Model):
     """Where attempts may run."""
 
-    pools: Annotated[list[ObjectName], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"})] = (
-        Field(default_factory=list)
+    model_config = ConfigDict(
+        json_schema_extra=ruled(
+            rule(
+                "!has(self.pools) || !has(self.onDemand) || !self.onDemand.pools.exists(name, name in self.pools)",
+                "spec.placement.onDemand.pools names a pool that stands in spec.placement.pools too: a pool is either "
+                "tried first or fallen back to, remove it from one of them",
+                field_path=".onDemand.pools",
+            )
+        )
+    )
+
+    pools: Annotated[list[PoolName], Field(max_length=16, json_schema_extra=listed("set"))] = Field(
+        default_factory=list
     )
     """GPUPools in the order in which they are tried. Empty = every pool marked default, cheapest first."""
     on_demand: OnDemandSpec | None = None
@@ -106,6 +237,19 @@ class PlacementSpec(Model):
 
 class LoRAFineTuneSpec(Model):
     """What the user wants."""
+
+    model_config = ConfigDict(
+        json_schema_extra=ruled(
+            rule(
+                "self.training.steps < 1 || self.training.warmupSteps <= self.training.steps",
+                "spec.training.warmupSteps is more than spec.training.steps, so the learning rate would never reach "
+                "its peak: choose less, usually a tenth of steps",
+                field_path=".training.warmupSteps",
+            ),
+            _not_inside("dataset.source", "training images"),
+            _not_inside("baseModel.source", "parts of the base model"),
+        )
+    )
 
     base_model: BaseModelSpec
     """The SDXL model that the LoRA is trained on."""
@@ -142,7 +286,7 @@ class Condition(Model):
     """One CamelCase word for why."""
     message: Annotated[str, Field(max_length=32768)]
     """One sentence for people."""
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    last_transition_time: Timestamp
     """When status last changed."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """The generation of the spec that this was said of."""
@@ -155,7 +299,7 @@ class AttemptStatus(Model):
     """1, 2, 3 ... and never reused."""
     pod: Annotated[str, Field(max_length=253)]
     """Name of the pod."""
-    pod_uid: Annotated[str, Field(max_length=64, alias="podUID")] | None = None
+    pod_uid: Annotated[Annotated[str, Field(max_length=64)] | None, Field(alias="podUID")] = None
     """UID of the pod, once created."""
     node: Annotated[str, Field(max_length=253)] | None = None
     """Node that it ran on."""
@@ -167,11 +311,11 @@ class AttemptStatus(Model):
     """The pool's price, copied when the attempt was made: later changes rewrite nothing."""
     on_demand_price_per_hour: Annotated[str, Field(max_length=16)] | None = None
     """Price of the cheapest on-demand pool with the same GPU product at that time, where there is one."""
-    created: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    created: Timestamp | None = None
     """When the pod was asked for."""
-    started: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    started: Timestamp | None = None
     """When its container started: cost counts from here."""
-    ended: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    ended: Timestamp | None = None
     """When it ended."""
     from_step: Annotated[int, Field(ge=0)] | None = None
     """Step that it resumed from."""
@@ -181,6 +325,8 @@ class AttemptStatus(Model):
     """Step of its newest committed checkpoint."""
     cause: Annotated[str, Field(max_length=64)] | None = None
     """Why it ended: Finished, Preempted, NodeLost, Error, OutOfMemory, Invalid, Infrastructure, Fenced, Suspended."""
+    reason: Annotated[str, Field(max_length=64)] | None = None
+    """A finer CamelCase word for the cause, such as EvictionByEvictionAPI or EmptyDataset."""
     message: Annotated[str, Field(max_length=MAX_MESSAGE)] | None = None
     """The same in a sentence."""
     exit_code: int | None = None
@@ -198,7 +344,7 @@ class CheckpointStatus(Model):
     """Its folder."""
     manifest_sha256: Annotated[str, Field(max_length=64)]
     """Hash of its manifest."""
-    time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    time: Timestamp | None = None
     """When the operator heard of it."""
 
 
@@ -240,13 +386,13 @@ class LoRAFineTuneStatus(Model):
         list[Condition],
         Field(
             max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+            json_schema_extra=listed("map", "type"),
         ),
     ] = Field(default_factory=list)
     """The API of the status: Accepted, StorageReady, Running, Succeeded."""
-    start_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    start_time: Timestamp | None = None
     """When the first attempt was made: from then on the mathematics may not change."""
-    completion_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    completion_time: Timestamp | None = None
     """When the run succeeded or failed."""
     prefix: Annotated[str, Field(max_length=1024)] | None = None
     """The run's own place in the bucket."""
@@ -256,7 +402,7 @@ class LoRAFineTuneStatus(Model):
         list[AttemptStatus],
         Field(
             max_length=MAX_ATTEMPTS_KEPT,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+            json_schema_extra=listed("map", "number"),
         ),
     ] = Field(default_factory=list)
     """The last 20 attempts, oldest first."""

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from lorafinetune.api.words import rule, ruled, worded
 from lorafinetune.contract.model import Model
 
-PRICE_PATTERN = r"^[0-9]{1,6}(\.[0-9]{1,6})?$"
-LABEL_VALUE = Annotated[str, Field(max_length=63)]
+DOMAIN = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+KEY = rf"^({DOMAIN}/)?{WORD}$"
+KEY_SENTENCE = "must be name or domain/name, such as nvidia.com/gpu: letters, digits, -, _ and ."
+PRICE = r"^[0-9]{1,6}([.][0-9]{1,6})?$"
+LabelValue = Annotated[
+    str,
+    Field(
+        max_length=63,
+        pattern=rf"^({WORD})?$",
+        json_schema_extra=worded("must be a label's value: at most 63 letters, digits, -, _ and ., or empty"),
+    ),
+]
 
 
 class CapacityType(StrEnum):
@@ -38,11 +51,21 @@ class TaintEffect(StrEnum):
 class Toleration(Model):
     """One taint that the pool's nodes carry, as in a pod's spec.tolerations."""
 
-    key: Annotated[str, Field(min_length=1, max_length=253)]
+    model_config = ConfigDict(
+        json_schema_extra=ruled(
+            rule(
+                "self.operator == 'Equal' || !has(self.value)",
+                "a toleration's value only goes with operator Equal: remove value, or operator Exists",
+                field_path=".value",
+            )
+        )
+    )
+
+    key: Annotated[str, Field(max_length=317, pattern=KEY, json_schema_extra=worded(KEY_SENTENCE))]
     """The taint's key, for example nvidia.com/gpu."""
     operator: TolerationOperator = TolerationOperator.EQUAL
     """Exists (any value) or Equal (the taint's value must be the one given)."""
-    value: LABEL_VALUE | None = None
+    value: LabelValue | None = None
     """The taint's value, with operator Equal."""
     effect: TaintEffect | None = None
     """The taint's effect; absent = every effect."""
@@ -51,13 +74,20 @@ class Toleration(Model):
 class GPU(Model):
     """The GPUs that an attempt takes on a node of this pool."""
 
-    resource: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
+    resource: Annotated[
+        str,
+        Field(
+            max_length=317,
+            pattern=rf"^{DOMAIN}/{WORD}$",
+            json_schema_extra=worded("must be domain/name of the device plugin's resource, such as nvidia.com/gpu"),
+        ),
+    ] = "nvidia.com/gpu"
     """Name of the extended resource that the device plugin registers."""
     count: Annotated[int, Field(ge=1, le=1)] = 1
     """GPUs of one attempt. The trainer uses one."""
     product: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     """The GPU's product name, for example RTX-4090: pools with equal products are compared in price."""
-    memory_gi_b: Annotated[int, Field(ge=1, le=1024, alias="memoryGiB")] | None = None
+    memory_gi_b: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Memory of one GPU in GiB."""
 
 
@@ -66,13 +96,32 @@ class GPUPoolSpec(Model):
 
     capacity_type: CapacityType
     """Spot (the platform may take a node back at any time) or OnDemand."""
-    node_selector: Annotated[dict[str, LABEL_VALUE], Field(min_length=1, max_length=16)]
+    node_selector: Annotated[
+        dict[str, LabelValue],
+        Field(
+            min_length=1,
+            max_length=16,
+            json_schema_extra=ruled(
+                rule(
+                    f"self.all(key, key.size() <= 317 && key.matches({json.dumps(KEY)}))",
+                    f"spec.nodeSelector has a key that is no label: each {KEY_SENTENCE}",
+                )
+            ),
+        ),
+    ]
     """Labels that the pool's nodes carry; attempts are scheduled to nodes with all of them."""
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
     """Taints of the pool's nodes that attempts tolerate."""
     gpu: GPU = Field(default_factory=GPU)
     """The GPUs that an attempt takes."""
-    price_per_hour: Annotated[str, Field(pattern=PRICE_PATTERN, max_length=13)]
+    price_per_hour: Annotated[
+        str,
+        Field(
+            max_length=13,
+            pattern=PRICE,
+            json_schema_extra=worded('must be a decimal number in quotes, without currency, such as "0.348"'),
+        ),
+    ]
     """Price of one node for one hour in your currency, as a decimal string such as "0.348"."""
     default: bool = False
     """Whether runs that name no pool may use this one."""

@@ -12,6 +12,9 @@ CHECKPOINTS: Final = "checkpoints/"
 ARTIFACTS: Final = "artifacts/"
 MANIFEST: Final = "manifest.json"
 
+LORA: Final = "pytorch_lora_weights.safetensors"
+"""The LoRA in diffusers format, in the artifact's folder."""
+
 MAX_PART_BYTES: Final = 64 * 1024 * 1024
 """No object is larger: a plain PUT is atomic and, unlike a multipart upload, cannot leak parts."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
@@ -32,6 +32,7 @@ from lorafinetune.storage import errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 CONNECT_TIMEOUT: Final = 5.0
 READ_TIMEOUT: Final = 30.0
@@ -40,6 +41,7 @@ DELETE_BATCH: Final = 1000
 """S3's own limit on keys in one bulk delete."""
 PAGE: Final = 1000
 BODY_ATTEMPTS: Final = 3
+_HASTY: Final = {"connect_timeout": 2.0, "attempts": 2}
 
 _BROKEN_BODY: Final = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 _DENIED: Final = {
@@ -100,6 +102,12 @@ class Bucket:
         connections: int = 16,
     ) -> None:
         self.location = location
+        self._made_with: dict[str, Any] = {
+            "endpoint": endpoint,
+            "region": region,
+            "credentials": credentials,
+            "connections": connections,
+        }
         session = boto3.session.Session(
             aws_access_key_id=credentials.key_id if credentials else None,
             aws_secret_access_key=credentials.secret_key if credentials else None,
@@ -128,10 +136,18 @@ class Bucket:
 
     def below(self, prefix: str) -> Bucket:
         """Return the same bucket, below *prefix* (which ends with a slash) of this one."""
+        return self.at(Location(self.location.bucket, self.location.key + prefix))
+
+    def at(self, location: Location) -> Bucket:
+        """Return another place at the same endpoint, with the same credentials and connections."""
         other = object.__new__(Bucket)
         other.__dict__.update(self.__dict__)
-        other.location = Location(self.location.bucket, self.location.key + prefix)
+        other.location = location
         return other
+
+    def hasty(self, read_timeout: float) -> Bucket:
+        """Return the same place through a client that gives up early: for work that has a deadline."""
+        return Bucket(self.location, **{**self._made_with, **_HASTY, "read_timeout": read_timeout})
 
     def uri(self, key: str = "") -> str:
         """Return ``s3://bucket/prefix/key``."""
@@ -153,14 +169,20 @@ class Bucket:
         raise AssertionError("the last attempt returns or raises")
 
     def download(self, key: str, path: Path) -> None:
-        """Write the object's bytes to *path* in pieces of 1 MiB."""
-        try:
-            answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
-            with path.open("wb") as file:
-                for piece in answer["Body"].iter_chunks(1024 * 1024):
-                    file.write(piece)
-        except (BotoCoreError, ClientError) as error:
-            self._raise(error, key)
+        """Write the object's bytes to *path* in pieces of 1 MiB; a body that breaks off is asked for again."""
+        for again in reversed(range(BODY_ATTEMPTS)):
+            try:
+                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
+                with path.open("wb") as file:
+                    for piece in answer["Body"].iter_chunks(1024 * 1024):
+                        file.write(piece)
+                if path.stat().st_size == answer["ContentLength"]:
+                    return
+                if not again:
+                    raise errors.Unreachable(f"{self._endpoint} breaks off before the end of {self.uri(key)}")
+            except (BotoCoreError, ClientError) as error:
+                if not (again and isinstance(error, _BROKEN_BODY)):
+                    self._raise(error, key)
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes, without reading it."""
@@ -212,14 +234,47 @@ class Bucket:
                 batch = []
         return count + (self._delete(batch) if batch else 0)
 
-    def _delete(self, keys: list[str]) -> int:
+    def is_versioned(self) -> bool:
+        """Whether the bucket keeps old versions; a store that does not know the question keeps none."""
         try:
-            answer = self._client.delete_objects(
-                Bucket=self.location.bucket,
-                Delete={"Objects": [{"Key": self.location.key + key} for key in keys], "Quiet": True},
+            answer = self._client.get_bucket_versioning(Bucket=self.location.bucket)
+        except ClientError as error:
+            if _status(error) in (400, 404, 405, 501):
+                return False
+            if _status(error) == 403:
+                return False  # the smallest policy does not include it; docs say what versioning then keeps
+            self._raise(error, "")
+        except BotoCoreError as error:
+            self._raise(error, "")
+        return answer.get("Status") in ("Enabled", "Suspended")
+
+    def delete_versions(self, garbage: Callable[[str], bool]) -> int:
+        """Delete every version and delete marker of the keys that *garbage* names; return how many."""
+        count = 0
+        try:
+            pages = self._client.get_paginator("list_object_versions").paginate(
+                Bucket=self.location.bucket, Prefix=self.location.key, PaginationConfig={"PageSize": PAGE}
             )
+            for page in pages:
+                found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+                old = [(one["Key"], one["VersionId"]) for one in found if garbage(one["Key"][len(self.location.key) :])]
+                if old:
+                    objects: list[ObjectIdentifierTypeDef] = [
+                        {"Key": key, "VersionId": version} for key, version in old
+                    ]
+                    count += self._delete_objects(objects)
         except (BotoCoreError, ClientError) as error:
-            self._raise(error, keys[0])
+            self._raise(error, "")
+        return count
+
+    def _delete(self, keys: list[str]) -> int:
+        return self._delete_objects([{"Key": self.location.key + key} for key in keys])
+
+    def _delete_objects(self, keys: list[ObjectIdentifierTypeDef]) -> int:
+        try:
+            answer = self._client.delete_objects(Bucket=self.location.bucket, Delete={"Objects": keys, "Quiet": True})
+        except (BotoCoreError, ClientError) as error:
+            self._raise(error, keys[0]["Key"][len(self.location.key) :])
         if left := answer.get("Errors"):
             first = left[0]
             kind = errors.AccessDenied if first.get("Code") in _DENIED else errors.Unreachable

@@ -1,0 +1,65 @@
+# What people try first. Everything that is made lies in .venv and in the cache outside the repository
+# (~/.cache/lorafinetune, or LORAFINETUNE_CACHE): the pinned Kubernetes programs, built once.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TESTS ?= tests
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit lint format generate lock programs bench clean
+
+help: ## Say what there is to do
+	@echo "lorafinetune: fine-tune SDXL LoRAs on interruptible GPUs and never lose work"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## One run on a local cluster, preempted twice, to a verified LoRA (KEEP=1 keeps the cluster up)
+	@$(BIN)/python -m localcluster programs
+	@$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
+
+test: lint programs ## All that a contributor needs: lint, unit, chart, integration on real servers, end to end
+	@$(BIN)/python -m pytest $(TESTS)
+
+test-unit: $(STAMP) ## The pure tests only, in seconds
+	@$(BIN)/python -m pytest tests/unit
+
+lint: $(STAMP) ## Format, style, types, walls, generated files
+	@echo "== ruff format"; $(BIN)/ruff format --check .
+	@echo "== ruff"; $(BIN)/ruff check .
+	@echo "== mypy"; $(BIN)/mypy
+	@echo "== import-linter"; $(BIN)/lint-imports
+
+format: $(STAMP) ## Put the code into its one form
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+generate: $(STAMP) ## Render crds/ and the chart's copies from api/
+	@$(BIN)/python -m lorafinetune.api
+
+programs: $(STAMP) ## Find or build etcd, the Kubernetes programs, versitygw and helm (minutes, once)
+	@$(BIN)/python -m localcluster programs
+
+lock: $(STAMP) ## Resolve the dependencies anew and write locks/ with hashes
+	@for extra in operator trainer; do \
+	  $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 \
+	    --extra $$extra pyproject.toml -o locks/$$extra.txt -c locks/dev.txt; done
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 \
+	    --extra operator --extra trainer --extra dev pyproject.toml -o locks/dev.txt
+
+bench: programs ## Measure the operator on a real control plane; prints a table
+	@$(BIN)/python -m tests.bench
+
+clean: ## Remove the virtual environment and what tools left (the cache outside the repository stays)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml locks/dev.txt locks/uv.txt
+	@echo "== virtual environment in $(VENV) (a minute or two, once)"
+	@$(PYTHON) -c 'import sys; sys.exit("lorafinetune needs Python 3.11 or newer: set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --require-hashes -r locks/dev.txt
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

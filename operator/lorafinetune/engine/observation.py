@@ -1,0 +1,168 @@
+"""What is so, for one run at one moment: everything that a decision may depend on, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lorafinetune.api.finetune import ArtifactStatus, LoRAFineTuneSpec, LoRAFineTuneStatus
+from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.contract.event import Termination
+from lorafinetune.contract.head import CheckpointEntry
+from lorafinetune.engine.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class RunSeen:
+    """The resource itself, without spec and status."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created: float
+    """Unix seconds."""
+    deleting_since: float | None = None
+    has_finalizer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PodSeen:
+    """One attempt's pod, reduced to what tells how it is doing or how it ended."""
+
+    name: str
+    uid: str
+    attempt: int
+    pool: str
+    phase: str
+    """Pending, Running, Succeeded, Failed or Unknown."""
+    created: float
+    node: str | None = None
+    started: float | None = None
+    """When the trainer's container started."""
+    ended: float | None = None
+    """When the trainer's container ended, or the pod's end was first known."""
+    deleting: bool = False
+    has_finalizer: bool = False
+    exit_code: int | None = None
+    container_reason: str = ""
+    """OOMKilled, Error, Completed, ContainerStatusUnknown ... of the ended container."""
+    waiting_reason: str = ""
+    """ImagePullBackOff, CreateContainerConfigError ... of a container that has not started."""
+    waiting_message: str = ""
+    pod_reason: str = ""
+    """status.reason: Evicted, Terminated, NodeShutdown ..."""
+    pod_message: str = ""
+    disruption: str = ""
+    """Reason of a true DisruptionTarget condition."""
+    unschedulable: str = ""
+    """The scheduler's sentence, where it found no node."""
+    termination: Termination | None = None
+    """The trainer's last words."""
+    capacity_type: str = ""
+    price_per_hour: str = ""
+    on_demand_price_per_hour: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the trainer's container is known to have ended, or can never start (deleted before it had a node)."""
+        return (
+            self.phase in ("Succeeded", "Failed") or self.exit_code is not None or (self.deleting and self.node is None)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """A node that a pod is bound to."""
+
+    name: str
+    ready: bool
+    not_ready_since: float | None = None
+    notice: str = ""
+    """The mark by which its cloud says that it will be taken: a taint's key or a condition's type."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageChecked:
+    """Whether this run can work with its bucket."""
+
+    ok: bool
+    reason: str
+    message: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactChecked:
+    """Whether the artifact in storage is what the head promises."""
+
+    ok: bool
+    """Verified, byte by byte."""
+    final: bool
+    """Asking again would not help: there is no artifact, or it is damaged."""
+    reason: str
+    message: str
+    time: float
+    artifact: ArtifactStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """Whether the bucket is rid of what nobody asked to keep."""
+
+    done: bool
+    reason: str
+    message: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSeen:
+    """What is known of the run's bucket. Each member is None until asked for, and again after the operator restarts."""
+
+    checked: StorageChecked | None = None
+    newest: CheckpointEntry | None = None
+    """The newest checkpoint in the head as last read."""
+    read: float | None = None
+    """When the head was last read."""
+    artifact: ArtifactChecked | None = None
+    pruned: Tidied | None = None
+    """After success: checkpoints and conditioning are gone."""
+    buried: Tidied | None = None
+    """While deleting, first part: the head is a tombstone, all but it and the owner mark is deleted."""
+    collected: Tidied | None = None
+    """While deleting, last part: nothing is left but what is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The API server would not take a pod: quota, policy, another object of that name."""
+
+    message: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All of it."""
+
+    run: RunSeen
+    spec: LoRAFineTuneSpec
+    status: LoRAFineTuneStatus
+    pods: tuple[PodSeen, ...]
+    """The run's pods, by attempt."""
+    nodes: Mapping[str, NodeSeen]
+    """The nodes that exist, of those that the pods are bound to."""
+    pools: Mapping[str, GPUPoolSpec]
+    now: float
+    progress: Progress | None = None
+    """Fold of the newest attempt's events."""
+    storage: StorageSeen = field(default_factory=StorageSeen)
+    refusal: Refusal | None = None
+    """The last refused create, until one succeeds."""
+    collect_timeout: float = 900.0
+    """Seconds after which a run whose bucket cannot be reached is let go."""
+
+    def pod_of(self, attempt: int) -> PodSeen | None:
+        """Return the pod of *attempt*, if it is still there."""
+        return next((pod for pod in self.pods if pod.attempt == attempt), None)

@@ -1,0 +1,114 @@
+"""How a rule's answer becomes the status: one phase, four conditions, one line for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lorafinetune.api.finetune import Condition, ConditionStatus, LoRAFineTuneStatus
+from lorafinetune.contract import layout
+from lorafinetune.engine.attempts import Settled
+from lorafinetune.engine.conditions import ConditionType, clip, find, is_false, is_true, put
+from lorafinetune.engine.decision import Action, Announcement, Decision
+
+
+def conclude(
+    now: Settled,
+    phase: str,
+    reason: str,
+    message: str,
+    *,
+    status: LoRAFineTuneStatus | None = None,
+    actions: Sequence[Action] = (),
+    announcements: Sequence[Announcement] = (),
+    again: float | None = None,
+    accepted: ConditionStatus = ConditionStatus.TRUE,
+    storage_ready: ConditionStatus | None = None,
+    running: ConditionStatus = ConditionStatus.FALSE,
+    succeeded: ConditionStatus | None = None,
+    keep_conditions: bool = False,
+    warn: bool = False,
+) -> Decision:
+    """Return the decision of a rule: *reason* and *message* go unchanged to conditions, event, status and log.
+
+    *keep_conditions* leaves conditions and message as they stand, for runs whose last word has been said.
+    *storage_ready* and *succeeded* absent leave those conditions as they are. *warn* tells the message as a warning
+    event when it is new.
+    """
+    seen = now.seen
+    status = now.status if status is None else status
+    told = list(announcements)
+    if keep_conditions:
+        message, reason = status.message or "", phase
+    else:
+        if warn and seen.status.message != clip(message):
+            told.append(Announcement(reason, message, warning=True))
+        status = status.model_copy(
+            update={
+                "conditions": _conditions(
+                    now,
+                    status,
+                    reason,
+                    message,
+                    accepted=accepted,
+                    storage_ready=storage_ready,
+                    running=running,
+                    succeeded=succeeded,
+                ),
+                "message": clip(message),
+            }
+        )
+    status = status.model_copy(
+        update={
+            "phase": phase,
+            "observed_generation": seen.run.generation,
+            "prefix": str(layout.run_prefix(seen.spec.storage.uri, seen.run.namespace, seen.run.name, seen.run.uid)),
+        }
+    )
+    if now.hold is not None:
+        again = now.hold if again is None else min(again, now.hold)
+    return Decision(
+        reason=reason,
+        message=message,
+        status=status,
+        actions=(*actions, *(chore for chore in now.housekeeping if chore not in actions)),
+        announcements=(*now.announcements, *told),
+        look_again=again,
+        ended=now.ended,
+    )
+
+
+def _conditions(
+    now: Settled,
+    status: LoRAFineTuneStatus,
+    reason: str,
+    message: str,
+    *,
+    accepted: ConditionStatus,
+    storage_ready: ConditionStatus | None,
+    running: ConditionStatus,
+    succeeded: ConditionStatus | None,
+) -> list[Condition]:
+    seen = now.seen
+    conditions = list(status.conditions)
+
+    def say(kind: ConditionType, value: ConditionStatus, reason: str, message: str) -> None:
+        nonlocal conditions
+        conditions = put(conditions, kind, value, reason, message, now=seen.now, generation=seen.run.generation)
+
+    if accepted is ConditionStatus.FALSE:
+        say(ConditionType.ACCEPTED, accepted, reason, message)
+    else:
+        say(ConditionType.ACCEPTED, accepted, "Accepted", "the spec can be carried out")
+    checked = seen.storage.checked
+    if storage_ready is not None:
+        say(ConditionType.STORAGE_READY, storage_ready, reason, message)
+    elif checked is not None and checked.ok:
+        say(ConditionType.STORAGE_READY, ConditionStatus.TRUE, checked.reason, checked.message)
+    elif find(conditions, ConditionType.STORAGE_READY) is None:
+        say(ConditionType.STORAGE_READY, ConditionStatus.UNKNOWN, "NotChecked", "not asked yet")
+    say(ConditionType.RUNNING, running, reason, message)
+    if succeeded is not None:
+        say(ConditionType.SUCCEEDED, succeeded, reason, message)
+    elif not is_true(conditions, ConditionType.SUCCEEDED) and not is_false(conditions, ConditionType.SUCCEEDED):
+        say(ConditionType.SUCCEEDED, ConditionStatus.UNKNOWN, reason, message)
+    return conditions

@@ -1,0 +1,392 @@
+"""What the product does, as a chain of rules: the first that speaks wins. Read it from the top to the bottom.
+
+Each rule looks at one situation and says what is done about it, what the user is told, and when to look again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from lorafinetune.api.finetune import ConditionStatus
+from lorafinetune.engine import budgets, pools
+from lorafinetune.engine.attempts import Settled, settle
+from lorafinetune.engine.classify import PREEMPTIONS, Cause
+from lorafinetune.engine.conditions import ConditionType, is_false, is_true
+from lorafinetune.engine.decision import (
+    Abandon,
+    Action,
+    AddFinalizer,
+    Announcement,
+    CreatePod,
+    Decision,
+    DeletePod,
+    Job,
+    ReleasePod,
+    RemoveFinalizer,
+    StartJob,
+)
+from lorafinetune.engine.observation import Observation, PodSeen
+from lorafinetune.engine.outcome import conclude
+from lorafinetune.engine.times import duration, instant, stamp
+
+REFRESH: Final = 30.0
+"""Seconds after which a living run is looked at again, to keep cost and ETA true."""
+RETRY_STORAGE: Final = 15.0
+"""Seconds between two questions to a bucket that said no."""
+RETRY_CREATE: Final = 15.0
+"""Seconds between two tries to create a pod that was refused."""
+UNHEARD: Final = 60.0
+"""Seconds without an event after which the head is read instead."""
+LONGEST_SAVE: Final = 120.0
+"""Seconds for which a lost attempt may still be writing; then its prefix may be cleared."""
+
+Rule = Callable[[Settled], Decision | None]
+
+
+def decide(seen: Observation) -> Decision:
+    """Return the first rule's answer, with the chores that hold in every situation."""
+    now = settle(seen)
+    for rule in CHAIN:
+        decision = rule(now)
+        if decision is not None:
+            return decision
+    raise AssertionError("the last rule always speaks")
+
+
+def deleting(now: Settled) -> Decision | None:
+    """The user deleted the run: end its attempt, bury the head, remove its objects, then let go."""
+    seen = now.seen
+    if seen.run.deleting_since is None:
+        return None
+    if not seen.run.has_finalizer:
+        return conclude(now, "Deleting", "Released", "the run is let go")
+    stop = _stop(now)
+    if not now.status.attempts and not now.status.attempt and not seen.pods:
+        return conclude(
+            now, "Deleting", "Released", "the run never started: nothing to collect", actions=[RemoveFinalizer()]
+        )
+    if seen.storage.collected is not None and seen.storage.collected.done and not _unreleased(now):
+        message = seen.storage.collected.message
+        return conclude(now, "Deleting", "Collected", message, actions=[*stop, RemoveFinalizer()])
+    if (trouble := _storage_trouble(now)) is not None:
+        waited = seen.now - seen.run.deleting_since
+        if waited >= seen.collect_timeout and not _unreleased(now):
+            message = f"left behind after {duration(waited)}: {trouble}"
+            return conclude(
+                now, "Deleting", "Abandoned", message, actions=[*stop, Abandon(message), RemoveFinalizer()], warn=True
+            )
+        left = duration(max(0.0, seen.collect_timeout - waited))
+        message = f"collecting storage: {trouble}; trying again, for {left} more"
+        return conclude(now, "Deleting", "CollectRetry", message, actions=[*stop, *_tidy(now)], again=RETRY_STORAGE)
+    if (wait := _writers_left(now)) is not None:
+        return conclude(now, "Deleting", "Stopping", wait, actions=[*stop, *_tidy(now)], again=2.0)
+    return conclude(
+        now, "Deleting", "Collecting", "collecting storage", actions=[*stop, *_tidy(now)], again=RETRY_STORAGE
+    )
+
+
+def unheld(now: Settled) -> Decision | None:
+    """A new run: hold it before anything is made for it, else deleting it could leak."""
+    if now.seen.run.has_finalizer:
+        return None
+    return conclude(now, "Pending", "Held", "taking the run in", actions=[AddFinalizer()])
+
+
+def finished(now: Settled) -> Decision | None:
+    """The run has ended for good: keep the product, and nothing else."""
+    seen, conditions = now.seen, now.seen.status.conditions
+    if is_false(conditions, ConditionType.SUCCEEDED):
+        return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*_end_live(now)])
+    if not is_true(conditions, ConditionType.SUCCEEDED):
+        return None
+    if seen.storage.pruned is not None and seen.storage.pruned.done:
+        return conclude(now, "Succeeded", "", "", keep_conditions=True)
+    retry = seen.storage.pruned is None or seen.now - seen.storage.pruned.time >= RETRY_STORAGE
+    actions = [StartJob(Job.PRUNE)] if retry else []
+    return conclude(now, "Succeeded", "", "", keep_conditions=True, actions=actions, again=RETRY_STORAGE)
+
+
+def suspended(now: Settled) -> Decision | None:
+    """The user said stop: free the GPU, with the work saved, and stay stopped."""
+    if not now.seen.spec.suspend:
+        return None
+    if (live := _end_live(now)) or now.live_pods or now.hold is not None:
+        return conclude(now, "Suspended", "Suspending", "saving and stopping the attempt", actions=live, again=now.hold)
+    return conclude(now, "Suspended", "Suspended", "suspended by spec.suspend; set it to false to go on")
+
+
+def ending_unclear(now: Settled) -> Decision | None:
+    """An attempt ended without a word: the platform's mark may come after the container's end, so wait for it."""
+    last = now.last
+    if now.hold is None or last is None or last.cause is not None:
+        return None
+    pod = now.seen.pod_of(last.number)
+    if pod is not None and not pod.is_over:
+        message = f"{pod.node} is silent; its trainer may be alive: waiting {now.hold:.0f} s for a sign"
+        return conclude(now, "Running", "NodeSilent", message, running=ConditionStatus.UNKNOWN, again=now.hold)
+    message = f"attempt {last.number} ended without a word: waiting {now.hold:.0f} s for the platform's reason"
+    return conclude(now, "Pending", "EndingUnclear", message, again=now.hold)
+
+
+def live(now: Settled) -> Decision | None:
+    """An attempt is there: say what it does, or what it waits for."""
+    last = now.last
+    if last is None or last.cause is not None:
+        return None
+    pod = now.seen.pod_of(last.number)
+    if pod is None:
+        return conclude(now, "Starting", "Starting", f"attempt {last.number} is being made", again=2.0)
+    if pod.phase != "Running":
+        return _waiting(now, pod)
+    seen, progress = now.seen, now.seen.progress
+    node = seen.nodes.get(pod.node or "")
+    where = f"attempt {last.number} on {pod.node} ({last.pool})"
+    if pod.deleting or (node is not None and node.notice):
+        # Karpenter leaves a pod with do-not-disrupt alone until its node ends: so the notice is passed on by us.
+        passed_on: list[Action] = [] if pod.deleting else [DeletePod(pod.name, pod.uid)]
+        mark = "the pod is being deleted" if node is None or not node.notice else f"{node.notice} on its node"
+        message = f"{where} is being taken back ({mark}): saving"
+        return conclude(now, "Running", "Interrupted", message, actions=passed_on, again=REFRESH)
+    actions: list[Action] = []
+    heard = progress.heard if progress is not None and progress.attempt == last.number else pod.started or pod.created
+    asked = seen.storage.read if seen.storage.read is not None else 0.0
+    if seen.now - max(heard, asked) >= UNHEARD:
+        actions.append(StartJob(Job.READ))
+    if progress is None or progress.attempt != last.number or progress.phase is None:
+        return conclude(
+            now, "Starting", "TrainerStarting", f"{where}: the trainer is starting", actions=actions, again=REFRESH
+        )
+    if progress.phase != "Training":
+        return conclude(
+            now,
+            "Starting",
+            progress.phase.value,
+            f"{where}: {progress.phase.value.lower()}",
+            actions=actions,
+            again=REFRESH,
+        )
+    speed = f", {progress.seconds_per_step:.3g} s/step" if progress.seconds_per_step else ""
+    redo = f", doing steps again up to {now.status.step}" if progress.step < (now.status.step or 0) else ""
+    message = f"{where}: step {progress.step} of {seen.spec.training.steps}{speed}{redo}"
+    return conclude(now, "Running", "Training", message, running=ConditionStatus.TRUE, actions=actions, again=REFRESH)
+
+
+def verifying(now: Settled) -> Decision | None:
+    """The trainer says it is done. A pod that exits 0 proves nothing: the artifact is verified in storage."""
+    last, seen = now.last, now.seen
+    if last is None or last.cause != Cause.FINISHED:
+        return None
+    found = seen.storage.artifact
+    if found is None:
+        return conclude(
+            now, "Running", "Verifying", "verifying the artifact in storage", actions=[StartJob(Job.VERIFY)]
+        )
+    if found.ok and found.artifact is not None:
+        status = now.status.model_copy(
+            update={
+                "artifact": found.artifact,
+                "completion_time": stamp(seen.now),
+                "eta": None,
+                "step": seen.spec.training.steps,
+                "step_of": f"{seen.spec.training.steps}/{seen.spec.training.steps}",
+                "progress": "100%",
+            }
+        )
+        said = Announcement("Succeeded", f"the LoRA is at {found.artifact.uri}{found.artifact.file}")
+        return conclude(
+            now,
+            "Succeeded",
+            "ArtifactVerified",
+            f"the LoRA is at {found.artifact.uri}{found.artifact.file} (SHA-256 {found.artifact.sha256[:12]})",
+            status=status,
+            succeeded=ConditionStatus.TRUE,
+            actions=[StartJob(Job.PRUNE)],
+            announcements=[said],
+            again=RETRY_STORAGE,
+        )
+    if not found.final:
+        actions = [StartJob(Job.VERIFY)] if seen.now - found.time >= RETRY_STORAGE else []
+        return conclude(now, "Running", "Verifying", found.message, actions=actions, again=RETRY_STORAGE)
+    broken = last.model_copy(
+        update={"cause": Cause.INFRASTRUCTURE.value, "reason": found.reason, "message": found.message}
+    )
+    status = now.status.model_copy(update={"attempts": [*now.status.attempts[:-1], broken]})
+    said = Announcement(found.reason, found.message, warning=True)
+    return conclude(now, "Pending", found.reason, found.message, status=status, announcements=[said], again=0.0)
+
+
+def out_of_budget(now: Settled) -> Decision | None:
+    """The last attempt's end leaves nothing to try: fail, and say what to mend."""
+    if not now.status.attempts:
+        return None
+    verdict = budgets.after(now.status.attempts, failures=now.status.failures or 0)
+    if not isinstance(verdict, budgets.Over):
+        return None
+    status = now.status.model_copy(update={"completion_time": stamp(now.seen.now), "eta": None})
+    said = Announcement("Failed", f"{verdict.reason}: {verdict.message}", warning=True)
+    return conclude(
+        now,
+        "Failed",
+        verdict.reason,
+        verdict.message,
+        status=status,
+        succeeded=ConditionStatus.FALSE,
+        announcements=[said],
+    )
+
+
+def unplaceable(now: Settled) -> Decision | None:
+    """No such pool: wait for it, and say which."""
+    placed = _placed(now)
+    if isinstance(placed, pools.Placed):
+        return None
+    return conclude(
+        now, "Pending", placed.reason, placed.message, accepted=ConditionStatus.FALSE, again=REFRESH, warn=True
+    )
+
+
+def storage_unready(now: Settled) -> Decision | None:
+    """Before the first attempt, the bucket must answer: a GPU that waits for a password costs money."""
+    if now.status.attempts:
+        return None
+    seen = now.seen
+    checked = seen.storage.checked
+    if checked is None:
+        return conclude(
+            now, "Pending", "CheckingStorage", "asking the bucket", actions=[StartJob(Job.CHECK)], again=RETRY_STORAGE
+        )
+    if checked.ok:
+        return None
+    actions = [StartJob(Job.CHECK)] if seen.now - checked.time >= RETRY_STORAGE else []
+    return conclude(
+        now,
+        "Pending",
+        checked.reason,
+        checked.message,
+        storage_ready=ConditionStatus.FALSE,
+        actions=actions,
+        again=RETRY_STORAGE,
+        warn=True,
+    )
+
+
+def backing_off(now: Settled) -> Decision | None:
+    """What failed just now would fail again: wait a little."""
+    if not now.status.attempts:
+        return None
+    verdict = budgets.after(now.status.attempts, failures=now.status.failures or 0)
+    last = now.status.attempts[-1]
+    if not isinstance(verdict, budgets.Again) or verdict.not_before <= now.seen.now:
+        return None
+    left = verdict.not_before - now.seen.now
+    message = f"next attempt in {duration(left)}, after: {last.message}"
+    return conclude(now, "Pending", "BackingOff", message, again=left)
+
+
+def refused(now: Settled) -> Decision | None:
+    """The API server would not take the pod: say its own sentence, and try again."""
+    refusal = now.seen.refusal
+    if refusal is None or now.seen.now - refusal.time >= RETRY_CREATE:
+        return None
+    left = RETRY_CREATE - (now.seen.now - refusal.time)
+    return conclude(now, "Pending", "CreateRefused", refusal.message, again=left, warn=True)
+
+
+def next_attempt(now: Settled) -> Decision | None:
+    """Nothing stands in the way: make the next attempt, from the newest checkpoint."""
+    seen, status = now.seen, now.status
+    placed = _placed(now)
+    assert isinstance(placed, pools.Placed), "unplaceable speaks first"
+    number = (status.attempt or 0) + 1
+    resume_from = status.checkpoint.uri if status.checkpoint is not None else None
+    create = CreatePod(number, placed.name, placed.spec, resume_from, placed.on_demand_price)
+    where = f"attempt {number} on pool {placed.name}"
+    last = now.last
+    if last is not None and last.cause in PREEMPTIONS:
+        message = f"{where}: {last.message}; resuming at step {status.checkpoint.step if status.checkpoint else 0}"
+    else:
+        message = f"{where}, from step {status.checkpoint.step if status.checkpoint else 0}"
+    status = status.model_copy(update={"start_time": status.start_time or stamp(seen.now)})
+    said = Announcement("AttemptCreated", message)
+    return conclude(
+        now, "Starting", "AttemptCreated", message, status=status, actions=[create], announcements=[said], again=REFRESH
+    )
+
+
+CHAIN: Final[tuple[Rule, ...]] = (
+    deleting,
+    unheld,
+    finished,
+    suspended,
+    ending_unclear,
+    live,
+    verifying,
+    out_of_budget,
+    unplaceable,
+    storage_unready,
+    backing_off,
+    refused,
+    next_attempt,
+)
+
+
+def _placed(now: Settled) -> pools.Placed | pools.Unplaceable:
+    return pools.choose(now.seen.spec.placement, now.seen.pools, preemptions=now.status.preemptions or 0)
+
+
+def _waiting(now: Settled, pod: PodSeen) -> Decision:
+    """An attempt's pod that has not started: the platform's own sentence says why."""
+    where = f"attempt {pod.attempt} ({pod.pool})"
+    if pod.unschedulable:
+        message = f"{where} waits for a node: {pod.unschedulable}"
+        return conclude(now, "Starting", "Unschedulable", message, again=REFRESH, warn=True)
+    if pod.waiting_reason and pod.waiting_reason not in ("ContainerCreating", "PodInitializing"):
+        message = f"{where} cannot start on {pod.node}: {pod.waiting_message or pod.waiting_reason}"
+        return conclude(now, "Starting", pod.waiting_reason, message, again=REFRESH, warn=True)
+    return conclude(now, "Starting", "PodStarting", f"{where} is starting", again=REFRESH)
+
+
+def _end_live(now: Settled) -> list[Action]:
+    return [DeletePod(pod.name, pod.uid) for pod in now.live_pods if not pod.deleting]
+
+
+def _stop(now: Settled) -> list[Action]:
+    """While deleting, nothing is written down any more, so pods are let go as soon as they are over or lost."""
+    chores: list[Action] = list(_end_live(now))
+    over = {entry.number for entry in now.status.attempts if entry.cause is not None}
+    chores += [ReleasePod(pod.name, pod.uid) for pod in _unreleased(now) if pod.is_over or pod.attempt in over]
+    return chores
+
+
+def _unreleased(now: Settled) -> list[PodSeen]:
+    return [pod for pod in now.seen.pods if pod.has_finalizer]
+
+
+def _writers_left(now: Settled) -> str | None:
+    """Say whom the collection waits for: a container may still write until its end is known, or its time is up."""
+    waits = []
+    for pod in now.live_pods:
+        entry = next((one for one in now.status.attempts if one.number == pod.attempt), None)
+        lost = entry is not None and entry.ended is not None
+        if entry is not None and entry.ended is not None and now.seen.now - instant(entry.ended) >= LONGEST_SAVE:
+            continue
+        waits.append(f"{pod.name} {'on its lost node' if lost else 'to end'}")
+    return f"waiting for {', '.join(waits[:3])}" if waits else None
+
+
+def _tidy(now: Settled) -> list[Action]:
+    """Clear the bucket: while a container may still write, head (a tombstone) and owner mark stay."""
+    storage = now.seen.storage
+    job, last = (Job.BURY, storage.buried) if _writers_left(now) else (Job.COLLECT, storage.collected)
+    if last is None or (not last.done and now.seen.now - last.time >= RETRY_STORAGE):
+        return [StartJob(job)]
+    return []
+
+
+def _storage_trouble(now: Settled) -> str | None:
+    """Return why the bucket could not be cleared, if it was tried."""
+    for tried in (now.seen.storage.collected, now.seen.storage.buried):
+        if tried is not None and not tried.done:
+            return tried.message
+    return None

@@ -1,0 +1,250 @@
+"""Work on buckets that takes time: it runs in threads beside the loop, one job of a kind per run, and wakes the run.
+
+What worked last is remembered while the run lives: a namespace that is being deleted takes its Secrets first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from lorafinetune.api.finetune import ArtifactStatus, LoRAFineTuneSpec, OnDelete
+from lorafinetune.contract import layout, runconfig
+from lorafinetune.contract.head import Fenced, HeadLost
+from lorafinetune.engine.decision import Job
+from lorafinetune.engine.observation import ArtifactChecked, RunSeen, StorageChecked, StorageSeen, Tidied
+from lorafinetune.storage import collect, errors, inventory, probe
+from lorafinetune.storage import head as heads
+from lorafinetune.storage.bucket import Bucket, Credentials
+
+Object = dict[str, Any]
+ReadSecret = Callable[[str, str], Awaitable[Object | None]]
+
+THREADS: Final = 8
+SECRET_LABEL: Final = "lorafinetune.io/storage"
+
+_log = logging.getLogger(__name__)
+
+
+class CredentialsProblem(errors.StorageError):
+    """The Secret cannot be used; *reason* says why in one word."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class _Desk:
+    """What is known of one run's bucket, and what is being asked."""
+
+    seen: StorageSeen = field(default_factory=StorageSeen)
+    running: dict[Job, asyncio.Task[None]] = field(default_factory=dict)
+    worked: Credentials | None = None
+
+
+class Jobs:
+    """Starts jobs, keeps their answers, wakes the run that waits for one."""
+
+    def __init__(
+        self,
+        *,
+        read_secret: ReadSecret,
+        wake: Callable[[str], None],
+        clock: Callable[[], float],
+        ambient: tuple[str, ...] = (),
+        on_deleted: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        self._read_secret = read_secret
+        self._wake = wake
+        self._clock = clock
+        self._ambient = ambient
+        self._on_deleted = on_deleted
+        self._desks: dict[str, _Desk] = {}
+        self._fencing: set[tuple[str | None, str]] = set()
+        """(endpoint, bucket) that were seen to fence: asked once per process."""
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bucket")
+
+    def seen(self, uid: str) -> StorageSeen:
+        """Return what is known of the run's bucket."""
+        desk = self._desks.get(uid)
+        return desk.seen if desk is not None else StorageSeen()
+
+    def forget(self, uid: str) -> None:
+        """Drop a run that is gone."""
+        self._desks.pop(uid, None)
+
+    def drop_artifact(self, uid: str) -> None:
+        """Forget a verdict on an artifact: the next attempt's is another."""
+        if (desk := self._desks.get(uid)) is not None:
+            desk.seen = replace(desk.seen, artifact=None)
+
+    def start(self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> None:
+        """Start *job* unless it is running for that run."""
+        desk = self._desks.setdefault(run.uid, _Desk())
+        if job not in desk.running:
+            desk.running[job] = asyncio.create_task(self._run(job, desk, run, spec, attempt))
+
+    async def close(self) -> None:
+        """Cancel what is running; threads end with their bounded requests."""
+        for desk in self._desks.values():
+            for task in desk.running.values():
+                task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, job: Job, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> None:
+        try:
+            update = await self._answer(job, desk, run, spec, attempt)
+            desk.seen = replace(desk.seen, **update)
+        finally:
+            desk.running.pop(job, None)
+            self._wake(run.uid)
+
+    async def _answer(self, job: Job, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> Object:
+        try:
+            credentials = await self._credentials(desk, run, spec)
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(self._threads, self._work, job, run, spec, attempt, credentials)
+        except (errors.StorageError, Fenced, HeadLost) as error:
+            reason = getattr(error, "reason", type(error).__name__)
+            _log.warning(
+                "%s of %s/%s: %s", job, run.namespace, run.name, error, extra={"uid": run.uid, "reason": reason}
+            )
+            return self._failed(job, reason, str(error), desk)
+        except Exception as error:
+            _log.exception("%s of %s/%s failed", job, run.namespace, run.name, extra={"uid": run.uid})
+            return self._failed(job, "StorageError", f"{type(error).__name__}: {error}", desk)
+        desk.worked = credentials
+        return answer
+
+    def _failed(self, job: Job, reason: str, message: str, desk: _Desk) -> Object:
+        now = self._clock()
+        match job:
+            case Job.CHECK:
+                return {"checked": StorageChecked(False, reason, message, now)}
+            case Job.READ:
+                return {"read": now}
+            case Job.VERIFY:
+                final = reason in (errors.NotVerified.reason, "ArtifactMissing")
+                return {"artifact": ArtifactChecked(False, final, reason, message, now)}
+            case Job.PRUNE:
+                return {"pruned": Tidied(False, reason, message, now)}
+            case Job.BURY:
+                return {"buried": Tidied(False, reason, message, now)}
+            case Job.COLLECT:
+                return {"collected": Tidied(False, reason, message, now)}
+
+    async def _credentials(self, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec) -> Credentials | None:
+        name = spec.storage.credentials_secret
+        if name is None:
+            places = [uri for uri in (spec.storage.uri, spec.dataset.source) if uri.startswith("s3://")]
+            if all(_within(uri, self._ambient) for uri in places):
+                return None
+            raise CredentialsProblem(
+                "CredentialsMissing",
+                f"storage.credentialsSecret is not set, and no ambient identity is allowed for {spec.storage.uri}: "
+                "name a Secret, or add the prefix to the operator's ambient storage",
+            )
+        secret = await self._read_secret(run.namespace, name)
+        if secret is None:
+            if desk.worked is not None and run.deleting_since is not None:
+                return desk.worked
+            raise CredentialsProblem(
+                "CredentialsMissing",
+                f"storage.credentialsSecret names Secret {name!r}, which namespace {run.namespace} lacks: create it",
+            )
+        return _keys(secret, name)
+
+    def _work(
+        self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int, credentials: Credentials | None
+    ) -> Object:
+        prefix = layout.run_prefix(spec.storage.uri, run.namespace, run.name, run.uid)
+        bucket = _bucket(spec, prefix, credentials)
+        keep = spec.storage.on_delete is OnDelete.KEEP_ARTIFACT
+        now = self._clock()
+        match job:
+            case Job.CHECK:
+                return {"checked": self._check(spec, credentials)}
+            case Job.READ:
+                head = heads.read(bucket).head
+                return {"newest": head.newest if head is not None else None, "read": now}
+            case Job.VERIFY:
+                return {"artifact": _verify(bucket, spec, now)}
+            case Job.PRUNE:
+                return {"pruned": self._tidied(collect.prune(bucket, run_uid=run.uid), now)}
+            case Job.BURY:
+                done = collect.bury(bucket, run_uid=run.uid, attempt=attempt, keep_artifact=keep)
+                return {"buried": self._tidied(done, now)}
+            case Job.COLLECT:
+                done = collect.collect(bucket, run_uid=run.uid, attempt=attempt, keep_artifact=keep)
+                return {"collected": self._tidied(done, now)}
+
+    def _tidied(self, done: collect.Collected, now: float) -> Tidied:
+        self._on_deleted(done.deleted)
+        if done.foreign:
+            return Tidied(True, "NotOurs", "the prefix holds objects without this run's owner mark: not touched", now)
+        kept = f", {done.kept} of the artifact kept" if done.kept else ""
+        return Tidied(True, "Collected", f"{done.deleted} objects deleted{kept}", now)
+
+    def _check(self, spec: LoRAFineTuneSpec, credentials: Credentials | None) -> StorageChecked:
+        storage = _bucket(spec, layout.folder(spec.storage.uri), credentials)
+        store = (spec.storage.endpoint, storage.location.bucket)
+        if spec.storage.unsafe_no_fencing or store in self._fencing:
+            probe.probe_writing(storage)
+        else:
+            probe.probe_fencing(storage)
+            self._fencing.add(store)
+        message = f"{spec.storage.uri} can be written"
+        if spec.storage.unsafe_no_fencing:
+            message += (
+                "; WITHOUT FENCING (storage.unsafeNoFencing): a partitioned attempt may overwrite a newer one's work"
+            )
+        if spec.dataset.source.startswith("s3://"):
+            images = probe.count_images(_bucket(spec, layout.folder(spec.dataset.source), credentials))
+            message += f", the data set holds {images} images"
+        return StorageChecked(True, "Ready", message, self._clock())
+
+
+def _within(uri: str, prefixes: tuple[str, ...]) -> bool:
+    return any(f"{uri.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes)
+
+
+def _bucket(spec: LoRAFineTuneSpec, location: layout.Location, credentials: Credentials | None) -> Bucket:
+    storage = spec.storage
+    return Bucket(location, endpoint=storage.endpoint, region=storage.region, credentials=credentials, attempts=3)
+
+
+def _keys(secret: Object, name: str) -> Credentials:
+    labels = secret["metadata"].get("labels") or {}
+    if labels.get(SECRET_LABEL) != "true":
+        raise CredentialsProblem(
+            "CredentialsNotLabelled",
+            f'Secret {name!r} lacks the label {SECRET_LABEL}: "true", by which its owner lets runs use it: add it',
+        )
+    data = secret.get("data") or {}
+    found = {key: base64.b64decode(value).decode().strip() for key, value in data.items()}
+    missing = [key for key in (runconfig.KEY_ID, runconfig.SECRET_KEY) if not found.get(key)]
+    if missing:
+        raise CredentialsProblem(
+            "CredentialsIncomplete", f"Secret {name!r} lacks the key {' and '.join(missing)}: add it"
+        )
+    return Credentials(found[runconfig.KEY_ID], found[runconfig.SECRET_KEY], found.get(runconfig.SESSION_TOKEN))
+
+
+def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float) -> ArtifactChecked:
+    head = heads.read(bucket).head
+    entry = head.artifact if head is not None else None
+    if entry is None or entry.step < spec.training.steps:
+        what = "the head names no artifact" if entry is None else f"the artifact is of step {entry.step} only"
+        return ArtifactChecked(False, True, "ArtifactMissing", f"the trainer ended well, but {what}", now)
+    manifest = inventory.verify(bucket, entry.folder, entry.manifest_sha256)
+    lora = next((file for file in manifest.files if file.name == layout.LORA), None)
+    if lora is None:
+        return ArtifactChecked(False, True, "ArtifactMissing", f"the artifact holds no {layout.LORA}", now)
+    found = ArtifactStatus(uri=bucket.uri(entry.folder), file=lora.name, sha256=lora.sha256, size=lora.size)
+    return ArtifactChecked(True, True, "Verified", "every byte is what the manifest names", now, found)

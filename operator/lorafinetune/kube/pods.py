@@ -1,0 +1,195 @@
+"""From an attempt to its pod: pure, and the same for the same attempt, so that a repeated create is a 409."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lorafinetune.api import API_VERSION
+from lorafinetune.api.finetune import LoRAFineTuneSpec
+from lorafinetune.contract import canonical, runconfig
+from lorafinetune.contract.event import AUDIENCE
+from lorafinetune.engine.decision import CreatePod
+from lorafinetune.engine.observation import RunSeen
+from lorafinetune.kube import seen
+
+Object = dict[str, Any]
+
+GRACE_SECONDS: Final = 60
+"""What we ask for between SIGTERM and SIGKILL. A cloud that takes its node sooner shortens it."""
+EVICT_AFTER: Final = 30
+"""Seconds on a node that turned unreachable before the platform ends the pod (its own default is 300)."""
+TOKEN_SECONDS: Final = 3600
+USER: Final = 65532
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """What the operator's configuration says about every trainer pod."""
+
+    image: str
+    webhook_url: str | None = None
+    webhook_ca: str | None = None
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = field(default=())
+
+
+def pod_name(run: RunSeen, attempt: int) -> str:
+    """Return ``<run, cut to 45>-<5 of uid>-<attempt>``: unique to the run, not only to its name."""
+    return f"{run.name[:45].rstrip('-.')}-{run.uid[:5]}-{attempt}"
+
+
+def run_config(run: RunSeen, spec: LoRAFineTuneSpec, trainer: Trainer) -> runconfig.RunConfig:
+    """Return all that the attempt is told. It holds no secret: credentials are files that it names."""
+    webhook = None
+    if trainer.webhook_url is not None:
+        token = f"{runconfig.WEBHOOK_TOKEN}/token"
+        webhook = runconfig.Webhook(url=trainer.webhook_url, ca=trainer.webhook_ca, token=token)
+    storage = spec.storage
+    return runconfig.RunConfig(
+        run=runconfig.Run(namespace=run.namespace, name=run.name, uid=run.uid),
+        base_model=runconfig.BaseModelSource(
+            source=spec.base_model.source,
+            revision=spec.base_model.revision,
+            vae=spec.base_model.vae,
+            hub_credentials=runconfig.HUB_CREDENTIALS if spec.base_model.credentials_secret else None,
+        ),
+        dataset=runconfig.Dataset(source=spec.dataset.source, instance_prompt=spec.dataset.instance_prompt),
+        training=spec.training,
+        checkpoint=runconfig.Checkpointing(every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep),
+        storage=runconfig.Storage(
+            uri=storage.uri,
+            endpoint=storage.endpoint,
+            region=storage.region,
+            credentials=runconfig.STORAGE_CREDENTIALS if storage.credentials_secret else None,
+            unsafe_no_fencing=storage.unsafe_no_fencing,
+        ),
+        webhook=webhook,
+        scratch=runconfig.SCRATCH,
+    )
+
+
+def build(run: RunSeen, spec: LoRAFineTuneSpec, create: CreatePod, trainer: Trainer) -> Object:
+    """Return the pod of one attempt. ValueError if its run config is too large for an environment variable."""
+    config = canonical.encode(run_config(run, spec, trainer).to_json()).decode()
+    if len(config.encode()) > runconfig.MAX_RUN_CONFIG_BYTES:
+        raise ValueError(
+            f"the run config has more than {runconfig.MAX_RUN_CONFIG_BYTES} bytes: shorten dataset.instancePrompt"
+        )
+    arguments = ["--attempt", str(create.attempt)]
+    if create.resume_from is not None:
+        arguments += ["--resume-from", create.resume_from]
+    volumes, mounts = _volumes(spec, trainer)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": _metadata(run, create),
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "nodeSelector": dict(create.pool_spec.node_selector),
+            "tolerations": _tolerations(create),
+            "imagePullSecrets": [{"name": name} for name in trainer.pull_secrets],
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": seen.CONTAINER,
+                    "image": trainer.image,
+                    "imagePullPolicy": trainer.pull_policy,
+                    "args": arguments,
+                    "env": [
+                        {"name": runconfig.ENV_RUN_CONFIG, "value": config},
+                        {"name": runconfig.ENV_POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+                        {"name": runconfig.ENV_TERMINATION_LOG, "value": runconfig.TERMINATION_LOG},
+                        {"name": "HOME", "value": runconfig.SCRATCH},
+                        {"name": "TMPDIR", "value": runconfig.SCRATCH},
+                    ],
+                    "resources": {"limits": {create.pool_spec.gpu.resource: str(create.pool_spec.gpu.count)}},
+                    "terminationMessagePath": runconfig.TERMINATION_LOG,
+                    "terminationMessagePolicy": "FallbackToLogsOnError",
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": mounts,
+                }
+            ],
+            "volumes": volumes,
+        },
+    }
+
+
+def _metadata(run: RunSeen, create: CreatePod) -> Object:
+    annotations = {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+        seen.ANNOTATION_CAPACITY: create.pool_spec.capacity_type.value,
+        seen.ANNOTATION_PRICE: create.pool_spec.price_per_hour,
+    }
+    if create.on_demand_price_per_hour is not None:
+        annotations[seen.ANNOTATION_ON_DEMAND_PRICE] = create.on_demand_price_per_hour
+    return {
+        "name": pod_name(run, create.attempt),
+        "namespace": run.namespace,
+        "labels": {
+            "app.kubernetes.io/name": "lorafinetune-trainer",
+            "app.kubernetes.io/managed-by": "lorafinetune",
+            seen.LABEL_RUN: run.name[:63].rstrip("-."),
+            seen.LABEL_RUN_UID: run.uid,
+            seen.LABEL_ATTEMPT: str(create.attempt),
+            seen.LABEL_POOL: create.pool[:63].rstrip("-."),
+        },
+        "annotations": annotations,
+        "finalizers": [seen.POD_FINALIZER],
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": "LoRAFineTune",
+                "name": run.name,
+                "uid": run.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+
+
+def _tolerations(create: CreatePod) -> list[Object]:
+    own = [toleration.to_json() for toleration in create.pool_spec.tolerations]
+    lost = [
+        {
+            "key": f"node.kubernetes.io/{state}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": EVICT_AFTER,
+        }
+        for state in ("not-ready", "unreachable")
+    ]
+    return own + lost
+
+
+def _volumes(spec: LoRAFineTuneSpec, trainer: Trainer) -> tuple[list[Object], list[Object]]:
+    volumes: list[Object] = [{"name": "scratch", "emptyDir": {}}]
+    mounts: list[Object] = [{"name": "scratch", "mountPath": runconfig.SCRATCH}]
+
+    def add(name: str, path: str, volume: Object) -> None:
+        volumes.append({"name": name, **volume})
+        mounts.append({"name": name, "mountPath": path, "readOnly": True})
+
+    if spec.storage.credentials_secret:
+        add("storage", runconfig.STORAGE_CREDENTIALS, {"secret": {"secretName": spec.storage.credentials_secret}})
+    if spec.base_model.credentials_secret:
+        add("hub", runconfig.HUB_CREDENTIALS, {"secret": {"secretName": spec.base_model.credentials_secret}})
+    if trainer.webhook_url is not None:
+        token = {"audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
+        add("webhook", runconfig.WEBHOOK_TOKEN, {"projected": {"sources": [{"serviceAccountToken": token}]}})
+    return volumes, mounts

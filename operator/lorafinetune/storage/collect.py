@@ -1,0 +1,91 @@
+"""What is deleted from the bucket, and when: garbage and nothing else, and nothing below a prefix that is not ours.
+
+Order is the safety: the head becomes a tombstone first, so that no attempt can commit; head and owner mark go last, so
+that a collection that was interrupted can be taken up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lorafinetune.contract import head as heads
+from lorafinetune.contract import layout
+from lorafinetune.contract.head import Head
+from lorafinetune.storage import head as store
+from lorafinetune.storage.bucket import Bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was done."""
+
+    deleted: int
+    """Objects."""
+    kept: int = 0
+    """Objects of the artifact that stay."""
+    foreign: bool = False
+    """The prefix carries no mark of ours, or another run's: it was not touched."""
+
+
+def is_ours(bucket: Bucket, run_uid: str) -> bool:
+    """Whether the prefix carries the mark of this run: without it, nothing below is ever deleted."""
+    owner = store.read_owner(bucket)
+    return owner is not None and owner.run_uid == run_uid
+
+
+def bury(bucket: Bucket, *, run_uid: str, attempt: int, keep_artifact: bool) -> Collected:
+    """Make the head a tombstone, then delete all but head, mark and (if kept) the artifact that the head names."""
+    if not is_ours(bucket, run_uid):
+        return _foreign(bucket)
+    buried = store.change(bucket, lambda head: heads.bury(head, run_uid=run_uid, attempt=attempt))
+    return _clear(bucket, buried, keep_artifact=keep_artifact)
+
+
+def collect(bucket: Bucket, *, run_uid: str, attempt: int, keep_artifact: bool) -> Collected:
+    """Finish when nobody can write any more: clear once more, then delete the head and, last, the mark."""
+    if not is_ours(bucket, run_uid):
+        return _foreign(bucket)
+    cleared = bury(bucket, run_uid=run_uid, attempt=attempt, keep_artifact=keep_artifact)
+    _purge(bucket, lambda key: key in (layout.HEAD, layout.OWNER))
+    return Collected(cleared.deleted + bucket.delete([layout.HEAD]) + bucket.delete([layout.OWNER]), cleared.kept)
+
+
+def prune(bucket: Bucket, *, run_uid: str) -> Collected:
+    """After success, keep head, owner mark and artifact: checkpoints, conditioning and what attempts left go."""
+    if not is_ours(bucket, run_uid):
+        return _foreign(bucket)
+
+    def retire(head: Head | None) -> Head:
+        if head is None:
+            raise heads.HeadLost(f"{bucket.uri(layout.HEAD)} is gone")
+        return heads.retire(head)
+
+    retired = store.change(bucket, retire)
+    cleared = _clear(bucket, retired, keep_artifact=True)
+    store.change(bucket, lambda head: heads.sweep(retire(head), frozenset(retired.garbage)))
+    return cleared
+
+
+def _clear(bucket: Bucket, head: Head, *, keep_artifact: bool) -> Collected:
+    kept = head.artifact.folder if keep_artifact and head.artifact is not None else None
+
+    def stays(key: str) -> bool:
+        return key in (layout.HEAD, layout.OWNER) or (kept is not None and key.startswith(kept))
+
+    keys = [one.key for one in bucket.walk()]
+    garbage = [key for key in keys if not stays(key)]
+    deleted = bucket.delete(garbage)
+    _purge(bucket, lambda key: not stays(key))
+    return Collected(deleted, kept=sum(kept is not None and key.startswith(kept) for key in keys))
+
+
+def _purge(bucket: Bucket, garbage: Callable[[str], bool]) -> None:
+    """Delete old versions too: where a bucket keeps them, a deleted object still costs its bytes."""
+    if bucket.is_versioned():
+        bucket.delete_versions(garbage)
+
+
+def _foreign(bucket: Bucket) -> Collected:
+    """Leave a prefix alone that is not marked as ours. An empty one is simply done."""
+    return Collected(0, foreign=next(bucket.walk(limit=1), None) is not None)

@@ -1,0 +1,346 @@
+"""The bad manifests: what a user may get wrong, and what the API server must answer to it.
+
+Each is one mistake in an otherwise good manifest; the answer must point at ``field`` and hold ``words``, which say what
+would be right.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from tests.manifests import REMOVED
+
+
+class Bad(NamedTuple):
+    """One mistake."""
+
+    mistake: str
+    changes: dict[str, Any]
+    field: str
+    words: str
+
+
+MODEL: Final = "must be hf://owner/name"
+DATASET: Final = "must be s3://bucket/prefix/ (in the run's object store) or an absolute folder"
+URI: Final = "must be s3://bucket/prefix/: a bucket name of 3 to 63 lower-case letters, digits, - and ."
+ENDPOINT: Final = "must be the URL of the S3 service, https://host or https://host:port, without user, path or query"
+NAME: Final = "must be the name of a Kubernetes object: lower-case letters, digits, - and ."
+SOURCE, REVISION, VAE = "spec.baseModel.source", "spec.baseModel.revision", "spec.baseModel.vae"
+
+BAD_RUNS: Final = (
+    Bad("name longer than a label", {"metadata.name": "x" * 64}, "metadata.name", "may not be more than 63 bytes"),
+    Bad("name in capitals", {"metadata.name": "Timber"}, "metadata.name", "must consist of lower case alphanumeric"),
+    Bad("no spec", {"spec": REMOVED}, "spec", "Required value"),
+    Bad("misspelt field", {"spec.chekpoint": {}}, "spec.chekpoint", "unknown field"),
+    Bad("misspelt nested field", {"spec.training.learning_rate": 1e-4}, "spec.training.learning_rate", "unknown field"),
+    Bad("no base model", {"spec.baseModel": REMOVED}, "spec.baseModel", "Required value"),
+    Bad("base model without source", {SOURCE: REMOVED}, SOURCE, "Required value"),
+    Bad("base model as text", {"spec.baseModel": "sdxl"}, "spec.baseModel", "must be of type object"),
+    Bad("base model by hub name alone", {SOURCE: "stabilityai/sdxl"}, SOURCE, MODEL),
+    Bad("base model without owner", {SOURCE: "hf://sdxl"}, SOURCE, MODEL),
+    Bad("base model by web address", {SOURCE: "https://example.com/sdxl"}, SOURCE, MODEL),
+    Bad("base model in a relative folder", {SOURCE: "models/sdxl"}, SOURCE, MODEL),
+    Bad("base model in a bucket's root", {SOURCE: "s3://models", REVISION: REMOVED}, SOURCE, MODEL),
+    Bad("base model empty", {SOURCE: ""}, SOURCE, MODEL),
+    Bad("base model with a way up", {SOURCE: "/models/../sdxl", REVISION: REMOVED}, SOURCE, "write the path out"),
+    Bad("base model too long", {SOURCE: "hf://a/" + "b" * 1100}, SOURCE, "may not be more than 1024 bytes"),
+    Bad("revision of a bucket", {SOURCE: "s3://models/sdxl/"}, REVISION, "only goes with an hf:// source: remove it"),
+    Bad("revision with blanks", {REVISION: "the newest"}, REVISION, "must be a commit, tag or branch"),
+    Bad("VAE by hub name alone", {VAE: "madebyollin/sdxl-vae"}, VAE, MODEL),
+    Bad(
+        "hub secret without hub",
+        {SOURCE: "/models/sdxl", REVISION: REMOVED, VAE: REMOVED},
+        "spec.baseModel.credentialsSecret",
+        "is for gated hf:// models: remove it",
+    ),
+    Bad(
+        "hub secret misnamed",
+        {"spec.baseModel.credentialsSecret": "My_Secret"},
+        "spec.baseModel.credentialsSecret",
+        NAME,
+    ),
+    Bad("no dataset", {"spec.dataset": REMOVED}, "spec.dataset", "Required value"),
+    Bad("dataset without source", {"spec.dataset.source": REMOVED}, "spec.dataset.source", "Required value"),
+    Bad("dataset on the hub", {"spec.dataset.source": "hf://me/images"}, "spec.dataset.source", DATASET),
+    Bad("dataset in a relative folder", {"spec.dataset.source": "./images"}, "spec.dataset.source", DATASET),
+    Bad("dataset in another cloud", {"spec.dataset.source": "gs://training-data/x/"}, "spec.dataset.source", DATASET),
+    Bad("dataset with a query", {"spec.dataset.source": "s3://data/x?y"}, "spec.dataset.source", DATASET),
+    Bad("dataset with empty part", {"spec.dataset.source": "s3://data//x/"}, "spec.dataset.source", DATASET),
+    Bad("prompt of blanks", {"spec.dataset.instancePrompt": "  "}, "spec.dataset.instancePrompt", "must hold words"),
+    Bad("prompt empty", {"spec.dataset.instancePrompt": ""}, "spec.dataset.instancePrompt", "must hold words"),
+    Bad(
+        "prompt too long",
+        {"spec.dataset.instancePrompt": "word " * 500},
+        "spec.dataset.instancePrompt",
+        "may not be more than 2048 bytes",
+    ),
+    Bad("no steps", {"spec.training.steps": 0}, "spec.training.steps", "should be greater than or equal to 1"),
+    Bad("steps as text", {"spec.training.steps": "500"}, "spec.training.steps", "must be of type integer"),
+    Bad("steps in fractions", {"spec.training.steps": 1.5}, "spec.training.steps", "must be of type integer"),
+    Bad("too many steps", {"spec.training.steps": 1_000_001}, "spec.training.steps", "should be less than or equal to"),
+    Bad(
+        "resolution off the grid",
+        {"spec.training.resolution": 1000},
+        "spec.training.resolution",
+        "should be a multiple of 64",
+    ),
+    Bad(
+        "resolution too small",
+        {"spec.training.resolution": 0},
+        "spec.training.resolution",
+        "should be greater than or equal to 64",
+    ),
+    Bad(
+        "resolution too large",
+        {"spec.training.resolution": 4096},
+        "spec.training.resolution",
+        "should be less than or equal to 2048",
+    ),
+    Bad("learning rate 0", {"spec.training.learningRate": 0}, "spec.training.learningRate", "should be greater than 0"),
+    Bad(
+        "learning rate too high",
+        {"spec.training.learningRate": 2},
+        "spec.training.learningRate",
+        "should be less than or equal to 1",
+    ),
+    Bad(
+        "learning rate as text",
+        {"spec.training.learningRate": "1e-4"},
+        "spec.training.learningRate",
+        "must be of type number",
+    ),
+    Bad(
+        "unknown schedule",
+        {"spec.training.schedule": "Cosine"},
+        "spec.training.schedule",
+        'supported values: "constant", "linear", "cosine"',
+    ),
+    Bad(
+        "warm-up longer than the run",
+        {"spec.training.warmupSteps": 501},
+        "spec.training.warmupSteps",
+        "choose less, usually a tenth of steps",
+    ),
+    Bad(
+        "warm-up below zero",
+        {"spec.training.warmupSteps": -1},
+        "spec.training.warmupSteps",
+        "should be greater than or equal to 0",
+    ),
+    Bad("no batch", {"spec.training.batchSize": 0}, "spec.training.batchSize", "should be greater than or equal to 1"),
+    Bad(
+        "batch too large",
+        {"spec.training.batchSize": 65},
+        "spec.training.batchSize",
+        "should be less than or equal to 64",
+    ),
+    Bad(
+        "no accumulation",
+        {"spec.training.gradientAccumulation": 0},
+        "spec.training.gradientAccumulation",
+        "should be greater than or equal to 1",
+    ),
+    Bad(
+        "weight decay below zero",
+        {"spec.training.weightDecay": -0.1},
+        "spec.training.weightDecay",
+        "should be greater than or equal to 0",
+    ),
+    Bad("no gradient", {"spec.training.maxGradNorm": 0}, "spec.training.maxGradNorm", "should be greater than 0"),
+    Bad(
+        "unknown precision",
+        {"spec.training.precision": "bfloat16"},
+        "spec.training.precision",
+        'supported values: "bf16", "fp16", "fp32"',
+    ),
+    Bad(
+        "switch as text",
+        {"spec.training.gradientCheckpointing": "true"},
+        "spec.training.gradientCheckpointing",
+        "must be of type boolean",
+    ),
+    Bad("seed below zero", {"spec.training.seed": -1}, "spec.training.seed", "should be greater than or equal to 0"),
+    Bad(
+        "seed beyond JSON's integers",
+        {"spec.training.seed": 2**53},
+        "spec.training.seed",
+        "should be less than or equal to 9007199254740991",
+    ),
+    Bad("rank 0", {"spec.training.lora.rank": 0}, "spec.training.lora.rank", "should be greater than or equal to 1"),
+    Bad(
+        "rank too high", {"spec.training.lora.rank": 512}, "spec.training.lora.rank", "should be less than or equal to"
+    ),
+    Bad("alpha 0", {"spec.training.lora.alpha": 0}, "spec.training.lora.alpha", "should be greater than 0"),
+    Bad("rank in the wrong place", {"spec.training.rank": 16}, "spec.training.rank", "unknown field"),
+    Bad("LoRA as a number", {"spec.training.lora": 16}, "spec.training.lora", "must be of type object"),
+    Bad(
+        "checkpoint after no step",
+        {"spec.checkpoint.everySteps": 0},
+        "spec.checkpoint.everySteps",
+        "should be greater than or equal to 1",
+    ),
+    Bad(
+        "one checkpoint only",
+        {"spec.checkpoint.keep": 1},
+        "spec.checkpoint.keep",
+        "should be greater than or equal to 2",
+    ),
+    Bad(
+        "too many checkpoints",
+        {"spec.checkpoint.keep": 101},
+        "spec.checkpoint.keep",
+        "should be less than or equal to 100",
+    ),
+    Bad("no storage", {"spec.storage": REMOVED}, "spec.storage", "Required value"),
+    Bad("storage without uri", {"spec.storage.uri": REMOVED}, "spec.storage.uri", "Required value"),
+    Bad("bucket alone", {"spec.storage.uri": "loras"}, "spec.storage.uri", URI),
+    Bad("bucket in capitals", {"spec.storage.uri": "s3://Loras/"}, "spec.storage.uri", URI),
+    Bad("bucket too short", {"spec.storage.uri": "s3://lo/"}, "spec.storage.uri", URI),
+    Bad("bucket by web address", {"spec.storage.uri": "https://loras.s3.amazonaws.com/"}, "spec.storage.uri", URI),
+    Bad("prefix with blanks", {"spec.storage.uri": "s3://loras/my runs/"}, "spec.storage.uri", URI),
+    Bad("prefix with empty part", {"spec.storage.uri": "s3://loras//runs/"}, "spec.storage.uri", URI),
+    Bad("prefix with a way up", {"spec.storage.uri": "s3://loras/a/../b/"}, "spec.storage.uri", "write the path out"),
+    Bad(
+        "storage where the images lie",
+        {"spec.dataset.source": "s3://loras/"},
+        "spec.storage.uri",
+        "lies inside spec.dataset.source, so the run's own files would be taken for training images: choose a prefix",
+    ),
+    Bad(
+        "storage below the images",
+        {"spec.dataset.source": "s3://loras/timber", "spec.storage.uri": "s3://loras/timber/runs/"},
+        "spec.storage.uri",
+        "lies inside spec.dataset.source",
+    ),
+    Bad(
+        "storage below the base model",
+        {SOURCE: "s3://loras/sdxl/", REVISION: REMOVED, "spec.storage.uri": "s3://loras/sdxl/runs"},
+        "spec.storage.uri",
+        "lies inside spec.baseModel.source",
+    ),
+    Bad("endpoint without scheme", {"spec.storage.endpoint": "minio:9000"}, "spec.storage.endpoint", ENDPOINT),
+    Bad("endpoint with path", {"spec.storage.endpoint": "https://minio/loras"}, "spec.storage.endpoint", ENDPOINT),
+    Bad("endpoint with keys", {"spec.storage.endpoint": "https://key:secret@s3"}, "spec.storage.endpoint", ENDPOINT),
+    Bad("endpoint with query", {"spec.storage.endpoint": "https://minio/?x=1"}, "spec.storage.endpoint", ENDPOINT),
+    Bad(
+        "endpoint of the node's own metadata",
+        {"spec.storage.endpoint": "http://169.254.169.254/"},
+        "spec.storage.endpoint",
+        "must not be a link-local address: name the S3 service by its host name",
+    ),
+    Bad(
+        "region with blanks", {"spec.storage.region": "EU Frankfurt"}, "spec.storage.region", "must be a region's name"
+    ),
+    Bad("storage secret misnamed", {"spec.storage.credentialsSecret": "R2"}, "spec.storage.credentialsSecret", NAME),
+    Bad(
+        "keys in the manifest",
+        {"spec.storage.credentialsSecret": {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE"}},
+        "spec.storage.credentialsSecret",
+        "unknown field",
+    ),
+    Bad(
+        "unknown onDelete",
+        {"spec.storage.onDelete": "Delete"},
+        "spec.storage.onDelete",
+        'supported values: "KeepArtifact", "DeleteAll"',
+    ),
+    Bad("pool as text", {"spec.placement.pools": "spot-4090"}, "spec.placement.pools", "must be of type array"),
+    Bad("pool twice", {"spec.placement.pools": ["a", "a"]}, "spec.placement.pools[1]", "Duplicate value"),
+    Bad("pool misnamed", {"spec.placement.pools": ["Spot_4090"]}, "spec.placement.pools[0]", NAME),
+    Bad("pool without name", {"spec.placement.pools": [""]}, "spec.placement.pools[0]", NAME),
+    Bad(
+        "too many pools",
+        {"spec.placement.pools": [f"pool-{n}" for n in range(17)]},
+        "spec.placement.pools",
+        "must have at most 16 items",
+    ),
+    Bad(
+        "no on-demand pool",
+        {"spec.placement.onDemand.pools": []},
+        "spec.placement.onDemand.pools",
+        "should have at least 1 items",
+    ),
+    Bad(
+        "on-demand without pools",
+        {"spec.placement.onDemand": {"afterPreemptions": 2}},
+        "spec.placement.onDemand.pools",
+        "Required value",
+    ),
+    Bad(
+        "on demand at once",
+        {"spec.placement.onDemand.afterPreemptions": 0},
+        "spec.placement.onDemand.afterPreemptions",
+        "should be greater than or equal to 1",
+    ),
+    Bad(
+        "one pool in both lists",
+        {"spec.placement.onDemand.pools": ["spot-a10g"]},
+        "spec.placement.onDemand.pools",
+        "a pool is either tried first or fallen back to, remove it from one of them",
+    ),
+    Bad("suspend as text", {"spec.suspend": "yes"}, "spec.suspend", "must be of type boolean"),
+)
+
+SELECTOR, TOLERATIONS = "spec.nodeSelector", "spec.tolerations"
+PRICE: Final = 'must be a decimal number in quotes, without currency, such as "0.348"'
+LABEL: Final = "must be a label's value: at most 63 letters, digits, -, _ and ."
+
+BAD_POOLS: Final = (
+    Bad("name longer than a label", {"metadata.name": "x" * 64}, "metadata.name", "may not be more than 63 bytes"),
+    Bad("no capacity type", {"spec.capacityType": REMOVED}, "spec.capacityType", "Required value"),
+    Bad(
+        "unknown capacity type",
+        {"spec.capacityType": "spot"},
+        "spec.capacityType",
+        'supported values: "Spot", "OnDemand"',
+    ),
+    Bad("no selector", {SELECTOR: REMOVED}, SELECTOR, "Required value"),
+    Bad("empty selector", {SELECTOR: {}}, SELECTOR, "should have at least 1 properties"),
+    Bad("selector with bad key", {SELECTOR: {"gpu type": "x"}}, SELECTOR, "each must be name or domain/name"),
+    Bad("selector with long key", {SELECTOR: {"x" * 64: "x"}}, SELECTOR, "each must be name or domain/name"),
+    Bad("selector with bad value", {SELECTOR: {"gpu": "RTX 4090"}}, "spec.nodeSelector[gpu]", LABEL),
+    Bad("selector with a switch", {SELECTOR: {"spot": True}}, "spec.nodeSelector.spot", "must be of type string"),
+    Bad(
+        "too many labels",
+        {SELECTOR: {f"l{n}": "x" for n in range(17)}},
+        SELECTOR,
+        "must have at most 16 items",
+    ),
+    Bad("toleration without key", {TOLERATIONS: [{}]}, "spec.tolerations[0].key", "Required value"),
+    Bad("toleration of bad key", {TOLERATIONS: [{"key": "a b"}]}, "spec.tolerations[0].key", "must be name or domain"),
+    Bad(
+        "toleration of any value, and of one",
+        {TOLERATIONS: [{"key": "gpu", "operator": "Exists", "value": "yes"}]},
+        "spec.tolerations[0].value",
+        "only goes with operator Equal: remove value, or operator Exists",
+    ),
+    Bad(
+        "toleration with unknown operator",
+        {TOLERATIONS: [{"key": "gpu", "operator": "In"}]},
+        "spec.tolerations[0].operator",
+        'supported values: "Exists", "Equal"',
+    ),
+    Bad(
+        "toleration of unknown effect",
+        {TOLERATIONS: [{"key": "gpu", "effect": "NoRun"}]},
+        "spec.tolerations[0].effect",
+        'supported values: "NoSchedule", "PreferNoSchedule", "NoExecute"',
+    ),
+    Bad(
+        "toleration of bad value",
+        {TOLERATIONS: [{"key": "gpu", "value": "a b"}]},
+        "spec.tolerations[0].value",
+        LABEL,
+    ),
+    Bad("resource without domain", {"spec.gpu.resource": "gpu"}, "spec.gpu.resource", "such as nvidia.com/gpu"),
+    Bad("two GPUs", {"spec.gpu.count": 2}, "spec.gpu.count", "should be less than or equal to 1"),
+    Bad("no GPU", {"spec.gpu.count": 0}, "spec.gpu.count", "should be greater than or equal to 1"),
+    Bad("memory in text", {"spec.gpu.memoryGiB": "24Gi"}, "spec.gpu.memoryGiB", "must be of type integer"),
+    Bad("memory of none", {"spec.gpu.memoryGiB": 0}, "spec.gpu.memoryGiB", "should be greater than or equal to 1"),
+    Bad("no price", {"spec.pricePerHour": REMOVED}, "spec.pricePerHour", "Required value"),
+    Bad("price as a number", {"spec.pricePerHour": 0.348}, "spec.pricePerHour", "must be of type string"),
+    Bad("price with currency", {"spec.pricePerHour": "$0.348"}, "spec.pricePerHour", PRICE),
+    Bad("price with comma", {"spec.pricePerHour": "0,348"}, "spec.pricePerHour", PRICE),
+    Bad("price below zero", {"spec.pricePerHour": "-1"}, "spec.pricePerHour", PRICE),
+    Bad("default as text", {"spec.default": "true"}, "spec.default", "must be of type boolean"),
+)

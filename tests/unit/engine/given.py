@@ -1,0 +1,101 @@
+"""Short words for observations: what the tables of the engine's tests are written in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lorafinetune.api.finetune import AttemptStatus, LoRAFineTuneSpec, LoRAFineTuneStatus
+from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.engine.observation import NodeSeen, Observation, PodSeen, RunSeen, StorageChecked, StorageSeen
+from lorafinetune.engine.times import stamp
+
+NOW = 1_800_000_000.0
+UID = "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0"
+
+
+def spec(**changes: Any) -> LoRAFineTuneSpec:
+    """The smallest spec, with *changes* by their JSON names."""
+    body: dict[str, Any] = {
+        "baseModel": {"source": "hf://stabilityai/stable-diffusion-xl-base-1.0"},
+        "dataset": {"source": "s3://data/timber/"},
+        "storage": {"uri": "s3://loras/", "credentialsSecret": "r2"},
+    }
+    return LoRAFineTuneSpec.model_validate(body | changes)
+
+
+def pool(
+    price: str = "0.348", *, capacity: str = "Spot", default: bool = True, product: str = "RTX-4090"
+) -> GPUPoolSpec:
+    body = {
+        "capacityType": capacity,
+        "nodeSelector": {"pool": "x"},
+        "gpu": {"product": product},
+        "pricePerHour": price,
+        "default": default,
+    }
+    return GPUPoolSpec.model_validate(body)
+
+
+def pod(attempt: int = 1, **changes: Any) -> PodSeen:
+    """A running attempt's pod on node-a, held by our finalizer."""
+    plain = PodSeen(
+        name=f"timber-0b1c2-{attempt}",
+        uid=f"pod-{attempt}",
+        attempt=attempt,
+        pool="spot",
+        phase="Running",
+        created=NOW - 100,
+        node="node-a",
+        started=NOW - 90,
+        has_finalizer=True,
+        capacity_type="Spot",
+        price_per_hour="0.348",
+    )
+    return replace(plain, **changes)
+
+
+def ended(attempt: int = 1, exit_code: int | None = 137, **changes: Any) -> PodSeen:
+    """A pod whose container ended just now."""
+    return pod(attempt, **({"phase": "Failed", "exit_code": exit_code, "ended": NOW - 1} | changes))
+
+
+def attempt(number: int = 1, **changes: Any) -> AttemptStatus:
+    plain = AttemptStatus(
+        number=number,
+        pod=f"timber-0b1c2-{number}",
+        pod_uid=f"pod-{number}",
+        pool="spot",
+        capacity_type="Spot",
+        price_per_hour="0.348",
+        created=stamp(NOW - 100),
+        started=stamp(NOW - 90),
+    )
+    return plain.model_copy(update=changes)
+
+
+def status(*attempts: AttemptStatus, **changes: Any) -> LoRAFineTuneStatus:
+    newest = attempts[-1].number if attempts else None
+    plain = LoRAFineTuneStatus(attempts=list(attempts), attempt=newest)
+    return plain.model_copy(update=changes)
+
+
+READY = StorageSeen(checked=StorageChecked(True, "Ready", "s3://loras/ can be written", NOW - 200))
+
+
+def seen(**changes: Any) -> Observation:
+    """A held run with a ready bucket, one default spot pool, and nothing else."""
+    run = RunSeen("default", "timber", UID, 1, NOW - 300, has_finalizer=True)
+    plain = Observation(
+        run=run,
+        spec=spec(),
+        status=status(),
+        pods=(),
+        nodes={"node-a": NodeSeen("node-a", ready=True)},
+        pools={"spot": pool()},
+        now=NOW,
+        storage=READY,
+    )
+    if "run" in changes:
+        changes["run"] = replace(run, **changes["run"])
+    return replace(plain, **changes)

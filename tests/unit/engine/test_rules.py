@@ -1,0 +1,186 @@
+"""Every rule of the product: what is seen, and what is decided. Read it beside ``engine/rules.py``."""
+
+from typing import Any
+
+import pytest
+from lorafinetune.api.finetune import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
+from lorafinetune.contract.event import Phase, Saved, Termination
+from lorafinetune.engine.conditions import ConditionType, find
+from lorafinetune.engine.decision import (
+    Abandon,
+    AddFinalizer,
+    CreatePod,
+    DeletePod,
+    Job,
+    ReleasePod,
+    RemoveFinalizer,
+    StartJob,
+)
+from lorafinetune.engine.observation import (
+    ArtifactChecked,
+    NodeSeen,
+    Observation,
+    Refusal,
+    StorageChecked,
+    StorageSeen,
+    Tidied,
+)
+from lorafinetune.engine.progress import Progress
+from lorafinetune.engine.rules import decide
+from lorafinetune.engine.times import stamp
+
+from tests.unit.engine.given import NOW, READY, attempt, ended, pod, pool, seen, spec, status
+
+LOST = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
+CLOSED = {"cause": "Preempted", "reason": "X", "ended": stamp(NOW - 60), "message": "node-a was taken back"}
+ARTIFACT = ArtifactStatus(uri="s3://loras/a/", file="pytorch_lora_weights.safetensors", sha256="0" * 64, size=1)
+VERIFIED = ArtifactChecked(True, True, "Verified", "", NOW, ARTIFACT)
+DELETING: dict[str, Any] = {"deleting_since": NOW - 10}
+
+
+def condition(kind: ConditionType, value: ConditionStatus) -> Condition:
+    return Condition(type=kind, status=value, reason="X", message="", last_transition_time=stamp(NOW - 50))
+
+
+SUCCEEDED = condition(ConditionType.SUCCEEDED, ConditionStatus.TRUE)
+FAILED = condition(ConditionType.SUCCEEDED, ConditionStatus.FALSE)
+TRAINING = Progress(1, sequence=9, step=310, phase=Phase.TRAINING, seconds_per_step=1.6, loss=0.083, heard=NOW - 1)
+
+
+def storage(**known: Any) -> StorageSeen:
+    return StorageSeen(checked=READY.checked, **known)
+
+
+ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
+    # name, observation, phase, reason, actions (by type, or the action itself)
+    ("a new run is held first", seen(run={"has_finalizer": False}), "Pending", "Held", [AddFinalizer]),
+    ("its bucket is asked", seen(storage=StorageSeen()), "Pending", "CheckingStorage", [StartJob(Job.CHECK)]),
+    ("a bucket that says no is a wait", seen(storage=StorageSeen(checked=StorageChecked(False, "BucketMissing", "create it", NOW - 5))), "Pending", "BucketMissing", []),
+    ("and is asked again", seen(storage=StorageSeen(checked=StorageChecked(False, "BucketMissing", "create it", NOW - 20))), "Pending", "BucketMissing", [StartJob(Job.CHECK)]),
+    ("an unknown pool is a wait", seen(spec=spec(placement={"pools": ["nope"]})), "Pending", "UnknownPool", []),
+    ("all is well: the first attempt", seen(), "Starting", "AttemptCreated", [CreatePod]),
+    ("a refused pod is a wait", seen(refusal=Refusal("exceeded quota", NOW - 1)), "Pending", "CreateRefused", []),
+    ("and is tried again", seen(refusal=Refusal("exceeded quota", NOW - 16)), "Starting", "AttemptCreated", [CreatePod]),
+    ("a pod that starts", seen(status=status(attempt()), pods=(pod(phase="Pending", node=None),)), "Starting", "PodStarting", []),
+    ("no node fits", seen(status=status(attempt()), pods=(pod(phase="Pending", node=None, unschedulable="0/3 nodes are available"),)), "Starting", "Unschedulable", []),
+    ("an image that is not there", seen(status=status(attempt()), pods=(pod(phase="Pending", waiting_reason="ImagePullBackOff"),)), "Starting", "ImagePullBackOff", []),
+    ("a secret that is not there", seen(status=status(attempt()), pods=(pod(phase="Pending", waiting_reason="CreateContainerConfigError", waiting_message="secret not found"),)), "Starting", "CreateContainerConfigError", []),
+    ("a trainer that has not spoken", seen(status=status(attempt()), pods=(pod(started=NOW - 10),)), "Starting", "TrainerStarting", []),
+    ("a trainer that was not heard: the head is read", seen(status=status(attempt()), pods=(pod(started=NOW - 61),)), "Starting", "TrainerStarting", [StartJob(Job.READ)]),
+    ("training", seen(status=status(attempt()), pods=(pod(),), progress=TRAINING), "Running", "Training", []),
+    ("conditioning", seen(status=status(attempt()), pods=(pod(),), progress=Progress(1, phase=Phase.CONDITIONING, heard=NOW)), "Starting", "Conditioning", []),
+    ("a notice on the node is passed on", seen(status=status(attempt()), pods=(pod(),), progress=TRAINING, nodes={"node-a": NodeSeen("node-a", ready=True, notice="karpenter.sh/disrupted")}), "Running", "Interrupted", [DeletePod]),
+    ("a pod that is being deleted saves", seen(status=status(attempt()), pods=(pod(deleting=True),), progress=TRAINING), "Running", "Interrupted", []),
+    ("a silent node is not given up at once", seen(status=status(attempt()), pods=(pod(),), nodes={"node-a": NodeSeen("node-a", ready=False, not_ready_since=NOW - 5)}), "Running", "NodeSilent", []),
+    ("a lost node's run goes on elsewhere", seen(status=status(attempt()), pods=(pod(),), nodes={"node-a": LOST}), "Starting", "AttemptCreated", [CreatePod]),
+    ("preempted: the next attempt at once", seen(status=status(attempt()), pods=(ended(disruption="EvictionByEvictionAPI"),)), "Starting", "AttemptCreated", [CreatePod]),
+    ("killed without a word: wait for the reason", seen(status=status(attempt()), pods=(ended(ended=NOW - 3),)), "Pending", "EndingUnclear", []),
+    ("an end that is stored lets the pod go", seen(status=status(attempt(**CLOSED), attempt(2)), pods=(ended(), pod(2)), progress=None), "Starting", "TrainerStarting", [StartJob, ReleasePod]),
+    ("a zombie is let go, not forced", seen(status=status(attempt(**CLOSED), attempt(2)), pods=(pod(), pod(2, started=NOW)), progress=None), "Starting", "TrainerStarting", [ReleasePod("timber-0b1c2-1", "pod-1")]),
+    ("and asked to end", seen(status=status(attempt(**CLOSED), attempt(2)), pods=(pod(has_finalizer=False), pod(2, started=NOW)), progress=None), "Starting", "TrainerStarting", [DeletePod("timber-0b1c2-1", "pod-1")]),
+    ("a pod without an entry is adopted", seen(pods=(pod(started=NOW),)), "Starting", "TrainerStarting", []),
+    ("exit 0 is verified", seen(status=status(attempt()), pods=(ended(exit_code=0),)), "Running", "Verifying", [StartJob(Job.VERIFY)]),
+    ("verified is succeeded", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=VERIFIED)), "Succeeded", "ArtifactVerified", [StartJob(Job.PRUNE)]),
+    ("a bucket away is asked again", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=ArtifactChecked(False, False, "StorageUnreachable", "away", NOW - 16))), "Running", "Verifying", [StartJob(Job.VERIFY)]),
+    ("exit 0 without an artifact proves nothing", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=ArtifactChecked(False, True, "ArtifactMissing", "none", NOW))), "Pending", "ArtifactMissing", []),
+    ("a user's error ends the run", seen(status=status(attempt()), pods=(ended(exit_code=78, termination=Termination(exit_code=78, reason="EmptyDataset", message="put images there")),)), "Failed", "EmptyDataset", []),
+    ("out of memory ends the run with advice", seen(status=status(attempt()), pods=(ended(container_reason="OOMKilled"),)), "Failed", "OutOfMemory", []),
+    ("NaN comes again: no second try", seen(status=status(attempt()), pods=(ended(exit_code=1, termination=Termination(exit_code=1, reason="NaNLoss", message="lower it")),)), "Failed", "NaNLoss", []),
+    ("a first crash is tried again, soon", seen(status=status(attempt()), pods=(ended(exit_code=1, ended=NOW - 1),)), "Pending", "BackingOff", []),
+    ("a second crash ends the run", seen(status=status(attempt(cause="Error", ended=stamp(NOW - 90)), attempt(2), failures=1), pods=(ended(2, exit_code=1),)), "Failed", "TrainerFailed", []),
+    ("infrastructure backs off", seen(status=status(attempt()), pods=(ended(exit_code=74),)), "Pending", "BackingOff", []),
+    ("a succeeded run is pruned until it is", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], phase="Succeeded")), "Succeeded", "Succeeded", [StartJob(Job.PRUNE)]),
+    ("and rests", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED]), storage=storage(pruned=Tidied(True, "", "", NOW))), "Succeeded", "Succeeded", []),
+    ("a failed run rests", seen(status=status(attempt(cause="Invalid", ended=stamp(NOW)), conditions=[FAILED])), "Failed", "Failed", []),
+    ("suspend stops the attempt", seen(spec=spec(suspend=True), status=status(attempt()), pods=(pod(),)), "Suspended", "Suspending", [DeletePod]),
+    ("a suspended run stays stopped", seen(spec=spec(suspend=True), status=status(attempt(**CLOSED))), "Suspended", "Suspended", []),
+    ("a suspended run never starts", seen(spec=spec(suspend=True)), "Suspended", "Suspended", []),
+    ("deleted before it started", seen(run=DELETING), "Deleting", "Released", [RemoveFinalizer]),
+    ("deleted while training: bury and stop", seen(run=DELETING, status=status(attempt()), pods=(pod(),)), "Deleting", "Stopping", [DeletePod, StartJob(Job.BURY)]),
+    ("buried, the container still ends", seen(run=DELETING, status=status(attempt()), pods=(pod(deleting=True),), storage=storage(buried=Tidied(True, "", "", NOW))), "Deleting", "Stopping", []),
+    ("ended: collect, and let the pod go", seen(run=DELETING, status=status(attempt()), pods=(ended(exit_code=75, deleting=True),)), "Deleting", "Collecting", [ReleasePod, StartJob(Job.COLLECT)]),
+    ("collected: let the run go", seen(run=DELETING, status=status(attempt(**CLOSED)), storage=storage(collected=Tidied(True, "", "12 objects deleted", NOW))), "Deleting", "Collected", [RemoveFinalizer]),
+    ("a lost attempt may still write", seen(run=DELETING, status=status(attempt(**CLOSED)), pods=(pod(deleting=True, has_finalizer=False),), storage=storage(buried=Tidied(True, "", "", NOW)), nodes={"node-a": LOST}), "Deleting", "Stopping", []),
+    ("but not for ever", seen(run=DELETING, status=status(attempt(**(CLOSED | {"ended": stamp(NOW - 121)}))), pods=(pod(deleting=True, has_finalizer=False),), storage=storage(buried=Tidied(True, "", "", NOW)), nodes={"node-a": LOST}), "Deleting", "Collecting", [StartJob(Job.COLLECT)]),
+    ("a bucket away is tried again", seen(run=DELETING, status=status(attempt(**CLOSED)), storage=storage(collected=Tidied(False, "StorageUnreachable", "away", NOW - 16))), "Deleting", "CollectRetry", [StartJob(Job.COLLECT)]),
+    ("with writers left only the head is buried again", seen(run=DELETING, status=status(attempt()), pods=(pod(deleting=True),), storage=storage(buried=Tidied(False, "StorageUnreachable", "away", NOW - 16))), "Deleting", "CollectRetry", [StartJob(Job.BURY)]),
+    ("and let go in the end", seen(run={"deleting_since": NOW - 901}, status=status(attempt(**CLOSED)), storage=storage(collected=Tidied(False, "StorageUnreachable", "away", NOW - 16))), "Deleting", "Abandoned", [Abandon, RemoveFinalizer]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "phase", "reason", "actions"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
+)
+def test_rule(given, phase, reason, actions):
+    decision = decide(given)
+    assert (decision.status.phase, decision.reason) == (phase, reason), decision.message
+    assert len(decision.actions) == len(actions), decision.actions
+    for action, wanted in zip(decision.actions, actions, strict=True):
+        assert isinstance(action, wanted) if isinstance(wanted, type) else action == wanted
+
+
+def test_training_tells_all_that_a_user_asks():
+    given = seen(
+        status=status(attempt()),
+        pods=(pod(),),
+        progress=TRAINING,
+        pools={"spot": pool(), "sure": pool("1.0", capacity="OnDemand", default=False)},
+    )
+    told = decide(given).status
+    assert told.progress == "62%"
+    assert told.step_of == "310/500"
+    assert told.loss == "0.0830"
+    assert told.eta == "5m"
+    assert told.cost == "$0.009"
+    assert told.message == "attempt 1 on node-a (spot): step 310 of 500, 1.6 s/step"
+    running = find(told.conditions, ConditionType.RUNNING)
+    assert running is not None
+    assert running.status is ConditionStatus.TRUE
+    assert {one.type for one in told.conditions} == {kind.value for kind in ConditionType}
+
+
+def test_the_next_attempt_resumes_from_the_newest_checkpoint_and_says_what_was_lost():
+    known = CheckpointStatus(attempt=1, step=300, uri="s3://loras/x/checkpoints/1-300/", manifest_sha256="0" * 64)
+    given = seen(
+        status=status(attempt(durable_step=300, to_step=310), checkpoint=known, step=310),
+        pods=(ended(disruption="EvictionByEvictionAPI"),),
+        pools={"spot": pool(), "sure": pool("1.0", capacity="OnDemand", default=False)},
+    )
+    decision = decide(given)
+    (create,) = (action for action in decision.actions if isinstance(action, CreatePod))
+    assert create.attempt == 2
+    assert create.resume_from == known.uri
+    assert create.on_demand_price_per_hour == "1.0"
+    assert decision.status.preemptions == 1
+    assert decision.status.step == 310, "the step that people saw never goes down"
+    preempted, created = decision.announcements
+    assert preempted.reason == "Preempted"
+    assert "10 steps to do again" in preempted.message
+    assert "resuming at step 300" in created.message
+
+
+def test_a_save_within_the_notice_loses_no_step():
+    words = Termination(exit_code=75, step=310, durable_step=310, saved=Saved.NEW)
+    given = seen(status=status(attempt(to_step=310)), pods=(ended(exit_code=75, termination=words, deleting=True),))
+    assert "no step lost" in decide(given).announcements[0].message
+
+
+def test_a_waits_reason_is_told_once():
+    given = seen(spec=spec(placement={"pools": ["nope"]}))
+    first = decide(given)
+    assert [one.reason for one in first.announcements] == ["UnknownPool"]
+    assert decide(seen(spec=given.spec, status=first.status)).announcements == ()
+
+
+def test_deciding_twice_on_the_same_writes_the_same_status():
+    given = seen(status=status(attempt()), pods=(pod(),), progress=TRAINING)
+    once = decide(given).status
+    again = decide(seen(status=once, pods=(pod(),), progress=TRAINING)).status
+    assert again == once
+
+
+def test_a_succeeded_run_stays_so_while_it_is_deleted():
+    given = seen(run=DELETING, status=status(attempt(**CLOSED), conditions=[SUCCEEDED]))
+    kept = find(decide(given).status.conditions, ConditionType.SUCCEEDED)
+    assert kept is not None
+    assert kept.status is ConditionStatus.TRUE

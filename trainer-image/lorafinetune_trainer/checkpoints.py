@@ -1,0 +1,237 @@
+"""The attempt's dealings with the head: claim, pin, commit, resume, publish."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from lorafinetune.contract import canonical, layout
+from lorafinetune.contract import head as heads
+from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry, ConditioningEntry, Head
+from lorafinetune.contract.manifest import File, Manifest, SaveReason
+from lorafinetune.contract.plan import Plan
+from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune.storage import errors, inventory
+from lorafinetune.storage import head as stored
+from lorafinetune.storage.bucket import Bucket
+from lorafinetune_trainer import state
+from lorafinetune_trainer.failure import invalid
+
+if TYPE_CHECKING:
+    import torch
+
+PARALLEL: Final = 4
+"""Parts that are put at once."""
+MAX_SWEEP: Final = 10_000
+"""Keys that one sweep of left-over folders looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A resumable training state, on the CPU, that nothing changes any more."""
+
+    step: int
+    updates: int
+    tensors: Mapping[str, torch.Tensor]
+    scalars: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A checkpoint whose bytes are what its manifest names."""
+
+    entry: CheckpointEntry
+    manifest: Manifest
+    parts: list[bytes]
+
+    def snapshot(self) -> Snapshot:
+        """Return the training state; ValueError where the bytes are none."""
+        manifest = self.manifest
+        return Snapshot(manifest.step, manifest.updates, state.join(self.parts), manifest.scalars)
+
+
+class Checkpoints:
+    """What one attempt may do to its run's head. Two threads may commit: the head sees their steps in order."""
+
+    def __init__(self, bucket: Bucket, urgent: Bucket, config: RunConfig, pod_uid: str) -> None:
+        """*bucket* and *urgent* stand on the run's prefix; the latter gives up early enough for the notice."""
+        self._bucket = bucket
+        self._urgent = urgent
+        self._config = config
+        self._pod_uid = pod_uid
+        self._order = threading.Lock()
+        self._prepared: dict[int, CheckpointEntry] = {}
+        self._committed = 0
+        self.rejected: dict[str, str] = {}
+        """Why each checkpoint that did not verify was rejected, by its id."""
+        self._swept = False
+        self.attempt = 0
+        self.head = Head(run_uid=config.run.uid, attempt=0)
+        """The head as last written or read by this attempt."""
+
+    def claim(self, attempt: int | None, *, expect_head: bool) -> Head:
+        """Take the head for *attempt* (None: one more than the highest) and return it; raises Fenced or HeadLost.
+
+        With *expect_head*, a missing head is a lost one: somebody knew a checkpoint that it must have named.
+        """
+        run = self._config.run
+        try:
+            stored.mark_owner(self._bucket, stored.Owner(run_uid=run.uid, namespace=run.namespace, name=run.name))
+        except errors.Conflict as error:
+            raise invalid("StorageTaken", str(error)) from error
+
+        def transition(head: Head | None) -> Head:
+            if head is None and expect_head:
+                raise heads.HeadLost(
+                    f"{self._bucket.uri(layout.HEAD)} is gone, though a checkpoint of the run is known"
+                )
+            number = attempt
+            if number is None and head is not None:
+                number = head.attempt if head.pod_uid == self._pod_uid else head.attempt + 1
+            return heads.claim(head, run_uid=run.uid, attempt=number or 1, pod_uid=self._pod_uid)
+
+        self.head = stored.change(self._bucket, transition)
+        self.attempt = self.head.attempt
+        return self.head
+
+    def pin(self, plan: Plan, conditioning: ConditioningEntry) -> Head:
+        """Write plan and conditioning into the head, where none are yet; return the head with those that count."""
+        self.head = stored.change(
+            self._bucket, lambda head: heads.pin(self._mine(head), plan=plan, conditioning=conditioning)
+        )
+        return self.head
+
+    def newest_verified(self) -> Verified | None:
+        """Read the newest checkpoint whose sizes and hashes are right; remember those that are not as rejected."""
+        for entry in reversed(self.head.checkpoints):
+            if entry.id in self.rejected:
+                continue
+            try:
+                manifest = inventory.read_manifest(self._bucket, entry.folder, entry.manifest_sha256)
+                if manifest.step != entry.step:
+                    raise errors.NotVerified(f"{entry.folder} says that it is of step {manifest.step}")
+                with ThreadPoolExecutor(PARALLEL, thread_name_prefix="load") as pool:
+                    parts = list(pool.map(partial(self._read, entry.folder), manifest.files))
+            except errors.NotVerified as error:
+                self.reject(entry, str(error))
+                continue
+            self._committed = entry.step
+            return Verified(entry, manifest, parts)
+        self._committed = 0
+        return None
+
+    def reject(self, entry: CheckpointEntry, why: str) -> None:
+        """Remember that *entry* is of no use: it leaves the head with the next commit."""
+        self.rejected[entry.id] = why
+
+    def commit(
+        self, snapshot: Snapshot, reason: SaveReason, *, deadline: float | None = None
+    ) -> CheckpointEntry | None:
+        """Make *snapshot* durable: content, manifest, head; return its entry, or None where a newer one is durable.
+
+        *deadline* is a monotonic time; the commit that must meet it uses short time-outs.
+        """
+        bucket = self._urgent if deadline is not None else self._bucket
+        entry = self._prepared.get(snapshot.step) or self._put(bucket, snapshot, reason)
+        with self._order:
+            if snapshot.step <= self._committed:
+                return None
+            limit = stored.SWAP_LIMIT if deadline is None else max(1.0, deadline - time.monotonic())
+            self.head = stored.change(
+                bucket,
+                lambda head: heads.commit(
+                    self._mine(head), entry, keep=self._config.checkpoint.keep, rejected=frozenset(self.rejected)
+                ),
+                limit=limit,
+            )
+            self._committed = snapshot.step
+            self._prepared.clear()
+        return entry
+
+    def tidy(self) -> None:
+        """Delete what no longer counts: the head's garbage and, once, what earlier attempts left unnamed."""
+        folders = list(self.head.garbage)
+        if not self._swept:
+            folders += [one for one in self._left_over() if one not in folders]
+        for folder in folders:
+            self._bucket.delete(one.key for one in self._bucket.walk(folder))
+        self._swept = True
+        if self.head.garbage:
+            gone = frozenset(folders)
+            with self._order:
+                self.head = stored.change(self._bucket, lambda head: heads.sweep(self._mine(head), gone))
+
+    def publish(
+        self, step: int, updates: int, files: Mapping[str, bytes], provenance: Mapping[str, str]
+    ) -> ArtifactEntry:
+        """Make the artifact durable: files, manifest, head; return its entry."""
+        folder = layout.artifact(self.attempt)
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="publish") as pool:
+            done = list(pool.map(lambda one: self._put_file(self._bucket, folder, *one), sorted(files.items())))
+        manifest = Manifest(
+            kind="artifact",
+            run_uid=self._config.run.uid,
+            attempt=self.attempt,
+            step=step,
+            updates=updates,
+            reason=SaveReason.FINAL,
+            files=done,
+            provenance=dict(provenance),
+        )
+        sha256 = inventory.put_folder(self._bucket, folder, manifest)
+        entry = ArtifactEntry(attempt=self.attempt, step=step, manifest_sha256=sha256, size=manifest.total_bytes)
+        with self._order:
+            self.head = stored.change(self._bucket, lambda head: heads.publish(self._mine(head), entry))
+        return entry
+
+    def _mine(self, head: Head | None) -> Head:
+        return heads.check_fence(head, attempt=self.attempt, pod_uid=self._pod_uid)
+
+    def _put(self, bucket: Bucket, snapshot: Snapshot, reason: SaveReason) -> CheckpointEntry:
+        folder = layout.checkpoint(self.attempt, snapshot.step)
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="put") as pool:
+            waiting = [pool.submit(self._put_file, bucket, folder, *part) for part in state.split(snapshot.tensors)]
+            files = [one.result() for one in waiting]
+        manifest = Manifest(
+            kind="checkpoint",
+            run_uid=self._config.run.uid,
+            attempt=self.attempt,
+            step=snapshot.step,
+            updates=snapshot.updates,
+            reason=reason,
+            files=files,
+            scalars=dict(snapshot.scalars),
+        )
+        sha256 = inventory.put_folder(bucket, folder, manifest)
+        entry = CheckpointEntry(
+            attempt=self.attempt, step=snapshot.step, manifest_sha256=sha256, size=manifest.total_bytes
+        )
+        # A repeat after a lost answer must not write another manifest under the name that the head may hold already.
+        self._prepared[snapshot.step] = entry
+        return entry
+
+    def _put_file(self, bucket: Bucket, folder: str, name: str, body: bytes) -> File:
+        bucket.put(folder + name, body)
+        return File(name=name, size=len(body), sha256=canonical.sha256(body))
+
+    def _read(self, folder: str, file: File) -> bytes:
+        return inventory.read_file(self._bucket, folder, name=file.name, size=file.size, sha256=file.sha256)
+
+    def _left_over(self) -> list[str]:
+        """Folders of earlier attempts that the head does not name: fenced, they never will be."""
+        named = {entry.folder for entry in self.head.checkpoints}
+        if self.head.artifact is not None:
+            named.add(self.head.artifact.folder)
+        found: dict[str, None] = {}
+        for parent in (layout.CHECKPOINTS, layout.ARTIFACTS):
+            for one in self._bucket.walk(parent, limit=MAX_SWEEP):
+                name, slash, _ = one.key.removeprefix(parent).partition("/")
+                number = name.split("-")[0]
+                if slash and number.isdigit() and int(number) < self.attempt and f"{parent}{name}/" not in named:
+                    found[f"{parent}{name}/"] = None
+        return list(found)

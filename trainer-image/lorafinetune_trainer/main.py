@@ -1,0 +1,85 @@
+"""The command line: read what the attempt is told, run it, and end the process in order."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from lorafinetune.contract.runconfig import (
+    ENV_POD_UID,
+    ENV_RUN_CONFIG,
+    ENV_TERMINATION_LOG,
+    MAX_RUN_CONFIG_BYTES,
+    RunConfig,
+)
+from lorafinetune_trainer import attempt, imports
+from lorafinetune_trainer.ending import Ending
+from lorafinetune_trainer.failure import explain, invalid
+
+
+def main(arguments: Sequence[str], ending: Ending) -> NoReturn:
+    """Run one attempt; *ending* is listening already. Never returns."""
+    log = os.environ.get(ENV_TERMINATION_LOG)
+    ending.termination_log = Path(log) if log else None
+    try:
+        options = _parse(arguments)
+        config = read_config(options.config)
+        ending.notice_seconds = config.notice_seconds
+        imports.settle()
+        pod_uid = os.environ.get(ENV_POD_UID) or str(uuid.uuid4())
+        code = attempt.run(config, attempt.Told(options.attempt, pod_uid, options.resume_from), ending)
+    except SystemExit:  # --help
+        raise
+    except BaseException as error:  # whatever it is, the process ends in order and says why
+        failure = explain(error)
+        if failure.reason == "TrainerError":
+            traceback.print_exc()
+        elif ending.reporter is None:
+            print(f"{failure.reason}: {failure.message}", file=sys.stderr)
+        ending.fail(failure)
+    ending.finish(code)
+
+
+def read_config(path: Path | None) -> RunConfig:
+    """Return the run config of *path*, or of the environment; raises Failure (INVALID) naming field and fix."""
+    if path is not None:
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise invalid("InvalidConfig", f"the run config cannot be read: {error}") from error
+    else:
+        text = os.environ.get(ENV_RUN_CONFIG, "")
+        if not text:
+            raise invalid("InvalidConfig", f"give --config run.json, or the run config in {ENV_RUN_CONFIG}")
+    if len(text) > MAX_RUN_CONFIG_BYTES:
+        raise invalid("InvalidConfig", f"the run config has more than {MAX_RUN_CONFIG_BYTES} bytes")
+    try:
+        return RunConfig.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(one) for one in first["loc"]) or "the run config"
+        raise invalid("InvalidConfig", f"{field}: {first['msg']}") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise invalid("InvalidArguments", message)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m lorafinetune_trainer",
+        description="Train a LoRA for SDXL, resuming from what the run has in its bucket. Ctrl-C saves the last step.",
+    )
+    parser.add_argument("--config", type=Path, help=f"run config (JSON); default: the value of {ENV_RUN_CONFIG}")
+    parser.add_argument("--attempt", type=int, help="number of this attempt; default: one more than the last")
+    parser.add_argument("--resume-from", metavar="URI", help="checkpoint that the caller knows of; the head decides")
+    return parser.parse_args(arguments)

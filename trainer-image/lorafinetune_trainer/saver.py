@@ -1,0 +1,115 @@
+"""Checkpoints off the training thread: one worker, the newest pending snapshot wins; and the rescue at SIGTERM."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from lorafinetune.contract.event import EventType, Saved
+from lorafinetune.contract.exit_codes import ExitCode
+from lorafinetune.contract.head import Fenced, HeadLost
+from lorafinetune.contract.manifest import SaveReason
+from lorafinetune.storage import errors
+from lorafinetune_trainer.checkpoints import Checkpoints, Snapshot
+from lorafinetune_trainer.ending import Ending
+from lorafinetune_trainer.failure import Failure, explain
+from lorafinetune_trainer.report import Reporter
+
+MAX_FAILED_SAVES: Final = 3
+"""Saves that may fail in a row before the attempt ends: work that cannot be kept is not worth paying for."""
+
+
+class Saver:
+    """Commits snapshots in a thread of its own."""
+
+    def __init__(
+        self, checkpoints: Checkpoints, *, take: Callable[[], Snapshot], ending: Ending, reporter: Reporter
+    ) -> None:
+        """*take* returns a snapshot of the newest step, from any thread, without waiting for the running step."""
+        self._checkpoints = checkpoints
+        self._take = take
+        self._ending = ending
+        self._reporter = reporter
+        self._change = threading.Condition()
+        self._pending: tuple[Snapshot, SaveReason] | None = None
+        self._saving: int | None = None
+        self._failed = 0
+        threading.Thread(target=self._work, name="saver", daemon=True).start()
+
+    def offer(self, snapshot: Snapshot, reason: SaveReason) -> None:
+        """Hand over a snapshot; one that was still waiting is dropped for it. Returns at once."""
+        with self._change:
+            self._pending = (snapshot, reason)
+            self._change.notify_all()
+
+    def drain(self) -> None:
+        """Wait until nothing is pending and nothing is being saved; a save that keeps failing ends the process."""
+        with self._change:
+            while self._pending is not None or self._saving is not None:
+                self._change.wait()
+
+    def rescue(self, deadline: float) -> Saved:
+        """Make the newest step durable before the monotonic time *deadline*; called once, when SIGTERM was heard."""
+        with self._change:
+            self._pending = None
+        snapshot = self._take()
+        standing = self._ending.standing
+        standing.step = snapshot.step
+        if 0 < snapshot.step <= standing.durable_step:
+            return Saved.DURABLE
+        if snapshot.step == 0:
+            return Saved.NONE
+        with self._change:
+            while self._saving == snapshot.step and (left := deadline - time.monotonic()) > 0:
+                self._change.wait(left)
+        if snapshot.step > standing.durable_step:
+            self._commit(snapshot, SaveReason.YIELD, deadline)
+        return Saved.NEW
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                while self._pending is None:
+                    self._change.wait()
+                snapshot, reason = self._pending
+                self._pending, self._saving = None, snapshot.step
+            again = False
+            try:
+                self._commit(snapshot, reason)
+                self._failed = 0
+                self._checkpoints.tidy()
+            except (Fenced, HeadLost) as error:
+                self._ending.fail(explain(error))
+            except errors.StorageError as error:
+                again = self._failed_save(explain(error), reason)
+            except BaseException as error:
+                self._ending.fail(explain(error))
+            finally:
+                with self._change:
+                    if again and self._pending is None:
+                        self._pending = (snapshot, reason)
+                    self._saving = None
+                    self._change.notify_all()
+
+    def _failed_save(self, failure: Failure, reason: SaveReason) -> bool:
+        """Count a save that failed; return whether to try the same snapshot again (the last one, by all means)."""
+        self._failed += 1
+        if self._failed >= MAX_FAILED_SAVES:
+            self._ending.fail(
+                Failure(
+                    ExitCode.STORAGE_UNREACHABLE,
+                    failure.reason,
+                    f"{self._failed} checkpoints in a row could not be saved: {failure.message}",
+                )
+            )
+        self._reporter.note(f"a checkpoint could not be saved, training goes on: {failure.message}")
+        return reason is SaveReason.FINAL
+
+    def _commit(self, snapshot: Snapshot, reason: SaveReason, deadline: float | None = None) -> None:
+        entry = self._checkpoints.commit(snapshot, reason, deadline=deadline)
+        standing = self._ending.standing
+        if entry is not None:
+            standing.durable_step = max(standing.durable_step, entry.step)
+            self._reporter.tell(EventType.CHECKPOINT, entry.step, phase=standing.phase, checkpoint=entry)
