@@ -1,4 +1,4 @@
-"""Token buckets by key, bounded in number: who may do how much how often. Used by the receiver and by Kubernetes events."""
+"""Token buckets by key, bounded in number: who may do how much how often, be it webhook events or Kubernetes events."""
 
 from __future__ import annotations
 
