@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
+
 from localcluster import binaries
 from localcluster.cluster import Cluster
 from localcluster.images import TRAINER
@@ -96,7 +97,9 @@ class Stage:
             "POD_NAME": "operator-0",
         }
         with self.operator_log.open("ab") as log:
-            self._operator = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+            self._operator = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
         self._wait_for_operator(metrics)
 
     def _wait_for_operator(self, port: int) -> None:
@@ -175,10 +178,14 @@ class Stage:
         definitions = [one for one in objects if one["kind"] == "CustomResourceDefinition"]
         self.cluster.apply(*definitions)
         for one in definitions:
-            self.cluster.kubectl("wait", "--for=condition=Established", f"crd/{one['metadata']['name']}", "--timeout=30s")
+            self.cluster.kubectl(
+                "wait", "--for=condition=Established", f"crd/{one['metadata']['name']}", "--timeout=30s"
+            )
         self.cluster.apply(*(one for one in objects if one not in definitions))
 
-    def add_pool(self, name: str, *, price: str, capacity: str = "Spot", product: str = "RTX-4090", default: bool = True) -> None:
+    def add_pool(
+        self, name: str, *, price: str, capacity: str = "Spot", product: str = "RTX-4090", default: bool = True
+    ) -> None:
         """Make a GPUPool whose nodes carry the label lorafinetune.io/demo-pool."""
         self.cluster.apply(
             {

@@ -49,7 +49,7 @@ class Pod:
         self.path = f"{self.base}/pods/{self.meta['name']}"
         self.directory = context.directory / "pods" / self.uid
         self.logs = context.directory / "logs" / f"{self.meta['namespace']}_{self.meta['name']}_{self.uid}"
-        self.vanished, self.deleted, self.stop, self.over = (asyncio.Event() for _ in range(4))
+        self.vanished, self.deleted, self.stop, self.over, self.mounted = (asyncio.Event() for _ in range(5))
         self.stop_deadline = 0.0
         status = pod.get("status", {})
         self.phase: str = status.get("phase", PENDING)
@@ -201,6 +201,7 @@ class Pod:
         while not await self._set_up_volumes():
             await any_of(self.stop, seconds=delay)
             delay = min(delay * 2, RETRY_LAST)
+        self.mounted.set()
         for container in self.init:
             await container.run("Never" if self.policy == "Never" else "OnFailure")
             if self.stop.is_set() or podstatus.exit_code(container.status) != 0:
@@ -223,6 +224,7 @@ class Pod:
 
     async def _refresh_volumes(self) -> None:
         """Keep tokens, Secrets and ConfigMaps in the pod's files fresh."""
+        await self.mounted.wait()
         while True:
             due = self.volumes.seconds_to_refresh()
             await asyncio.sleep(REFRESH_SECONDS if due is None else min(REFRESH_SECONDS, max(due, REFRESH_LEAST)))

@@ -33,7 +33,6 @@ class Settings:
     ambient_storage: tuple[str, ...]
     collect_timeout: float
     log_level: str
-    kubeconfig: str | None
     own_namespace: str
     own_name: str
 
@@ -47,14 +46,24 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--namespace", action="append", default=[], help="look after runs in this namespace only (repeatable)")
     add("--trainer-image", required=True, help="image of the trainer's pods")
     add("--trainer-pull-policy", default="IfNotPresent", choices=["Always", "IfNotPresent", "Never"])
-    add("--webhook-listen", type=_listen, default=Listen("0.0.0.0", 8443), metavar="HOST:PORT")  # noqa: S104
+    add("--webhook-listen", type=_listen, default=Listen("0.0.0.0", 8443), metavar="HOST:PORT")
     add("--webhook-url", required=True, type=_https, help="https://host:port by which trainers reach this process")
     add("--webhook-tls-secret", default="lorafinetune-webhook-tls", help="Secret that keeps the webhook's certificate")
-    add("--metrics-listen", type=_listen, default=Listen("0.0.0.0", 8080), metavar="HOST:PORT")  # noqa: S104
-    add("--ambient-storage", action="append", default=[], type=_s3, help="prefix for which runs need no Secret (repeatable)")
-    add("--collect-timeout", type=_seconds, default=900.0, help="seconds until an unreachable bucket is given up on delete")
+    add("--metrics-listen", type=_listen, default=Listen("0.0.0.0", 8080), metavar="HOST:PORT")
+    add(
+        "--ambient-storage",
+        action="append",
+        default=[],
+        type=_s3,
+        help="prefix for which runs need no Secret (repeatable)",
+    )
+    add(
+        "--collect-timeout",
+        type=_seconds,
+        default=900.0,
+        help="seconds until an unreachable bucket is given up on delete",
+    )
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    add("--kubeconfig", default=None, help="default: the pod's own service account, else KUBECONFIG")
     given = parser.parse_args(arguments)
     return Settings(
         namespaces=tuple(dict.fromkeys(given.namespace)),
@@ -67,7 +76,6 @@ def parse(arguments: Sequence[str]) -> Settings:
         ambient_storage=tuple(given.ambient_storage),
         collect_timeout=given.collect_timeout,
         log_level=given.log_level,
-        kubeconfig=given.kubeconfig,
         own_namespace=os.environ.get("POD_NAMESPACE", "default"),
         own_name=os.environ.get("POD_NAME", socket.gethostname()),
     )

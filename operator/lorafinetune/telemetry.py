@@ -201,5 +201,5 @@ def set_up_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("aiohttp.access", "asyncio", "botocore", "boto3", "urllib3", "kubernetes"):
+    for chatty in ("aiohttp.access", "asyncio", "botocore", "boto3", "urllib3", "kubernetes", "kopf.objects"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

@@ -43,7 +43,11 @@ async def load_or_make(
         secret = await cluster.get(SECRETS, name, namespace)
         data = {key: base64.b64decode(value) for key, value in ((secret or {}).get("data") or {}).items()}
         authority = Authority(data[CA], data[CA_KEY]) if CA in data and CA_KEY in data else make_authority(now)
-        if CERTIFICATE in data and KEY in data and not renewal_due(data[CERTIFICATE], hosts, authority.certificate, now):
+        if (
+            CERTIFICATE in data
+            and KEY in data
+            and not renewal_due(data[CERTIFICATE], hosts, authority.certificate, now)
+        ):
             return authority, ServerCertificate(data[CERTIFICATE], data[KEY])
         server = make_server_certificate(authority, hosts, now)
         try:

@@ -30,10 +30,10 @@ CERTIFICATE, ABANDONED, LEASE = "tuner-webhook-tls", "lorafinetune-abandoned", "
 
 IN_RUNS = (
     ("get list watch patch", RUNS),
-    ("get patch update", f"{RUNS}/status"),
+    ("patch", f"{RUNS}/status"),
     ("update", f"{RUNS}/finalizers"),
     ("get list watch create patch delete", PODS),
-    ("create patch update", EVENTS),
+    ("get create patch", EVENTS),
     ("get", SECRETS),
 )
 MUST = (
@@ -42,22 +42,22 @@ MUST = (
     Right("get list watch", "lorafinetune.io/gpupools", "cluster"),
     Right("create", "authentication.k8s.io/tokenreviews", "cluster"),
     Right("create", SECRETS, "own"),
-    Right("get update", SECRETS, "own", CERTIFICATE),
+    Right("get patch", SECRETS, "own", CERTIFICATE),
     Right("create", CONFIGMAPS, "own"),
     Right("get patch", CONFIGMAPS, "own", ABANDONED),
     Right("create", LEASES, "own"),
-    Right("get update patch", LEASES, "own", LEASE),
+    Right("get patch", LEASES, "own", LEASE),
 )
 NEVER = (
     Right("create update delete deletecollection", RUNS, "watched"),
     Right("create update patch delete", "lorafinetune.io/gpupools", "cluster"),
     Right("list watch update patch delete", SECRETS, "watched"),
     Right("create", SECRETS, "watched"),
-    Right("list delete", SECRETS, "own"),
-    Right("update", SECRETS, "own", "another"),
+    Right("list watch delete", SECRETS, "own"),
+    Right("update patch", SECRETS, "own", "another"),
     Right("get list patch", CONFIGMAPS, "own", "another"),
     Right("get create patch", CONFIGMAPS, "watched", ABANDONED),
-    Right("get update", LEASES, "own", "another"),
+    Right("get patch", LEASES, "own", "another"),
     Right("create", "/pods/exec", "watched"),
     Right("create", "/pods/eviction", "watched"),
     Right("get", "/pods/log", "watched"),

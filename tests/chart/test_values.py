@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lorafinetune.settings import parse
 from tests.chart.helm import CHART, ROOT, HelmError, helm, only, render
 from tests.manifests import GPUPOOL
 
@@ -74,6 +75,7 @@ def arguments(values: dict[str, Any]) -> list[str]:
 def test_the_operator_is_told_what_the_values_say() -> None:
     assert arguments({}) == [
         "--trainer-image=lorafinetune/trainer:0.1.0",
+        "--trainer-pull-policy=IfNotPresent",
         "--webhook-listen=0.0.0.0:8443",
         "--webhook-url=https://test-lorafinetune.ml.svc:8443",
         "--webhook-tls-secret=test-lorafinetune-webhook-tls",
@@ -97,6 +99,17 @@ def test_the_operator_is_told_what_the_values_say() -> None:
         "--ambient-storage=s3://more/x/",
     ]
     assert given[-2:] == ["--collect-timeout=60", "--log-level=debug"]
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"watchNamespaces": ["a"], "ambientStorage": ["s3://loras/"]}], ids=["few", "many"]
+)
+def test_the_operator_understands_what_the_chart_tells_it(values: dict[str, Any]) -> None:
+    settings = parse(arguments(values))
+    assert settings.namespaces == tuple(values.get("watchNamespaces", ()))
+    assert settings.ambient_storage == tuple(values.get("ambientStorage", ()))
+    assert (settings.webhook_listen.port, settings.metrics_listen.port) == (8443, 8080)
+    assert settings.collect_timeout == 900
 
 
 def test_webhook_url_is_that_of_the_service() -> None:
@@ -164,6 +177,7 @@ BAD = [
     ("digest of another kind", {"image": {"digest": "md5:0"}}, "/image/digest"),
     ("tag in trainer's repository and digest short", {"trainerImage": {"digest": "sha256:00"}}, "/trainerImage/digest"),
     ("unknown pull policy", {"image": {"pullPolicy": "always"}}, "/image/pullPolicy"),
+    ("unknown pull policy of the trainer", {"trainerImage": {"pullPolicy": "Sometimes"}}, "/trainerImage/pullPolicy"),
     ("pull secret as text", {"imagePullSecrets": ["registry"]}, "/imagePullSecrets/0"),
     ("namespaces as text", {"watchNamespaces": "default"}, "/watchNamespaces"),
     ("namespace in capitals", {"watchNamespaces": ["ML"]}, "/watchNamespaces/0"),
