@@ -159,6 +159,12 @@ def test_the_next_attempt_resumes_from_the_newest_checkpoint_and_says_what_was_l
     assert "resuming at step 300" in created.message
 
 
+def test_a_new_attempts_events_are_counted_from_one():
+    given = seen(status=status(attempt(**CLOSED), event_sequence=57), pods=(ended(), pod(2)))
+    assert decide(given).status.attempt == 2
+    assert decide(given).status.event_sequence == 0
+
+
 def test_a_save_within_the_notice_loses_no_step():
     words = Termination(exit_code=75, step=310, durable_step=310, saved=Saved.NEW)
     given = seen(status=status(attempt(to_step=310)), pods=(ended(exit_code=75, termination=words, deleting=True),))
