@@ -114,7 +114,7 @@ def test_karpenter_reclaims_a_spot_node_with_notice(cluster: Cluster, look: Look
     assert look.node("kar")["metadata"]["labels"]["karpenter.sh/capacity-type"] == "spot"  # type: ignore[index]
     run(cluster, look.namespace, "kar", "moved")
     kept = run(cluster, look.namespace, "kar", "kept", annotations={"karpenter.sh/do-not-disrupt": "true"})
-    cluster.faults.preempt("kar", notice=4, replace_after=0.5)
+    cluster.faults.preempt("kar", notice=5, replace_after=0.5)
     assert exit_code(look.ended("moved")) == 86
     assert look.disruption("moved") == "EvictionByEvictionAPI"
     node = look.node("kar")
@@ -169,7 +169,7 @@ def test_aks_and_managed_node_groups_announce_in_their_own_ways(cluster: Cluster
     assert "kubernetes.azure.com/scalesetpriority:NoSchedule" in look.taints("ak")
     for node in ("ak", "mng"):
         run(cluster, look.namespace, node, f"on-{node}")
-        cluster.faults.preempt(node, notice=4)
+        cluster.faults.preempt(node, notice=5)
     assert look.condition("ak", "PreemptionScheduled") == ("True", "SpotEvictionIncoming")
     assert look.condition("ak", "VMEventScheduled") == ("True", "VMEventScheduled")
     assert look.condition("ak", "Ready") == ("True", "KubeletReady"), "our conditions and the kubelet's live together"
@@ -295,8 +295,6 @@ def test_nodes_are_lost_with_and_without_their_pods_and_come_back(cluster: Clust
     assert look.node("killed")["status"]["nodeInfo"]["bootID"] != boot  # type: ignore[index]
     for name in ("cut", "killed"):
         eventually(lambda name=name: look.condition(name, "Ready") == ("True", "KubeletReady"), 15, f"{name} is Ready")
-    eventually(lambda: look.disruption("orphan") == "DeletionByPodGC", 70, "the pod of a removed Node is collected")
-    assert look.pod("orphan")["status"]["phase"] == "Failed"
     look.let_go("zombie", "victim", "orphan")
 
 
