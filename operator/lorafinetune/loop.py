@@ -33,9 +33,12 @@ from lorafinetune.engine.progress import Progress, fold, is_news
 from lorafinetune.engine.rules import decide
 from lorafinetune.jobs import Jobs
 from lorafinetune.kube import errors, pods, seen, status
-from lorafinetune.kube.client import PODS, RUNS, Cluster
+from lorafinetune.kube.client import PODS, RUNS, Cluster, Resource
 from lorafinetune.kube.store import Change, Store
+from lorafinetune.kube.stores import NamespacedStore
 from lorafinetune.queue import WorkQueue
+from lorafinetune.receiver.judge import Current, Delivery
+from lorafinetune.telemetry import Metrics
 
 Object = dict[str, Any]
 
@@ -52,14 +55,17 @@ _log = logging.getLogger(__name__)
 class Witness(Protocol):
     """What the loop tells the outside about its work: Kubernetes events, metrics, abandoned prefixes."""
 
-    def decided(self, run: RunSeen, decision: Decision, seconds: float) -> None:
-        """Take a pass: what was decided, and how long it took."""
+    def decided(self, run: RunSeen, decision: Decision) -> None:
+        """Take what was decided and done."""
 
     def failed(self, run: RunSeen, error: Exception) -> None:
         """Take a pass that could not be finished and will be repeated."""
 
     def announced(self, run: Object, announcement: Announcement) -> None:
         """Tell people of something on the run, after it has been written down."""
+
+    def forgotten(self, uid: str) -> None:
+        """Drop what is remembered of a run that is gone."""
 
     async def abandoned(self, run: RunSeen, prefix: str, message: str) -> None:
         """Record a prefix that is left behind."""
@@ -71,7 +77,7 @@ class Stores:
 
     runs: Store
     """Indexed by UID."""
-    pods: Store
+    pods: NamespacedStore
     """Indexed by the run's UID."""
     nodes: Store
     pools: Store
@@ -86,6 +92,7 @@ class Loop:
         stores: Stores,
         trainer: pods.Trainer,
         witness: Witness,
+        metrics: Metrics,
         make_jobs: Callable[[Callable[[str], None]], Jobs],
         *,
         clock: Callable[[], float],
@@ -95,6 +102,7 @@ class Loop:
         self._stores = stores
         self._trainer = trainer
         self._witness = witness
+        self._metrics = metrics
         self._clock = clock
         self._collect_timeout = collect_timeout
         self._queue = WorkQueue(clock)
@@ -107,6 +115,7 @@ class Loop:
     def wake(self, uid: str, after: float = 0.0) -> None:
         """Have the run looked at."""
         self._queue.add(uid, after)
+        self._metrics.queued(len(self._queue))
 
     def run_changed(self, change: Change) -> None:
         """Take news of a run; one that is gone is forgotten."""
@@ -138,8 +147,8 @@ class Loop:
 
     # What the receiver asks
 
-    def current(self, uid: str) -> tuple[str, int, str | None] | None:
-        """Return (namespace, number, pod UID) of the run's newest attempt; None if there is no such run."""
+    def current(self, uid: str) -> Current | None:
+        """Return the run's newest attempt, which alone may speak; None if there is no such run."""
         run = self._run(uid)
         if run is None:
             return None
@@ -147,19 +156,19 @@ class Loop:
         number = _attempt(newest) if newest is not None else 0
         written = int((run.get("status") or {}).get("attempt") or 0)
         if written > number:
-            return run["metadata"]["namespace"], written, None
-        return run["metadata"]["namespace"], number, newest["metadata"]["uid"] if newest is not None else None
+            return Current(run["metadata"]["namespace"], written, None)
+        return Current(run["metadata"]["namespace"], number, newest["metadata"]["uid"] if newest is not None else None)
 
-    def deliver(self, event: Event) -> bool:
-        """Fold an authenticated event of the current attempt; False if it told nothing new."""
+    def deliver(self, event: Event) -> Delivery:
+        """Fold an authenticated event of the current attempt."""
         uid = event.run_uid
         progress = self._known_progress(uid, event.attempt)
         if not is_news(progress, event):
-            return False
+            return Delivery.STALE
         self._progress[uid] = fold(progress, event, self._clock())
         _log.info("event %s", event.type, extra={"uid": uid, "attempt": event.attempt, "step": event.step})
         self.wake(uid, WRITE_EVERY if event.type is EventType.PROGRESS else 0.0)
-        return True
+        return Delivery.ACCEPTED
 
     def _known_progress(self, uid: str, attempt: int) -> Progress:
         known = self._progress.get(uid)
@@ -197,11 +206,11 @@ class Loop:
         if run is None:
             return await self._orphans(uid)
         about = seen.run_seen(run)
-        begun = self._clock()
         try:
-            observation = self._observe(run, about)
-            decision = decide(observation)
-            await self._act(run, observation, decision)
+            with self._metrics.reconcile():
+                observation = self._observe(run, about)
+                decision = decide(observation)
+                await self._act(run, observation, decision)
         except errors.Conflict:
             return await self._read_again(run)
         except errors.NotFound:
@@ -213,7 +222,7 @@ class Loop:
             _log.exception("pass failed", extra={"uid": uid, "run": f"{about.namespace}/{about.name}"})
             self._witness.failed(about, error)
             return RETRY
-        self._witness.decided(about, decision, self._clock() - begun)
+        self._witness.decided(about, decision)
         return decision.look_again
 
     def _observe(self, run: Object, about: RunSeen) -> Observation:
@@ -247,7 +256,7 @@ class Loop:
             return
         run = self._run(about.uid) or run
         if status.differs(run, decision.status):
-            self._stores_learn(self._stores.runs, await status.write(self._cluster, run, decision.status))
+            self._stores.runs.learn(await status.write(self._cluster, run, decision.status))
         for announcement in decision.announcements:
             self._witness.announced(run, announcement)
 
@@ -285,7 +294,7 @@ class Loop:
             raise self._refuse(about, f"the API server refuses the pod: {error}") from error
         self._refusals.pop(about.uid, None)
         self._jobs.drop_artifact(about.uid)
-        self._stores_learn(self._stores.pods, pod)
+        self._stores.pods.learn(pod)
 
     def _refuse(self, about: RunSeen, message: str) -> errors.Conflict:
         """File a refusal; the pass is repeated at once, and the rules say what it means."""
@@ -302,7 +311,13 @@ class Loop:
         await self._patch(RUNS, self._stores.runs, run, add=add, remove=remove)
 
     async def _patch(
-        self, resource: Any, store: Store, thing: Object, *, add: str | None = None, remove: str | None = None
+        self,
+        resource: Resource,
+        store: Store | NamespacedStore,
+        thing: Object,
+        *,
+        add: str | None = None,
+        remove: str | None = None,
     ) -> None:
         """Add or remove one finalizer, leaving the others as they were when *thing* was read."""
         metadata = thing["metadata"]
@@ -316,12 +331,9 @@ class Loop:
             {"op": "add", "path": "/metadata/finalizers", "value": wanted},
         ]
         answer = await self._cluster.json_patch(resource, metadata["name"], metadata.get("namespace"), operations)
-        if answer is not None:
-            self._stores_learn(store, answer)
-
-    def _stores_learn(self, store: Store, thing: Object) -> None:
-        """Let a store know of our own write before the watch does: no decision is taken on less than we know."""
-        store.learn(thing)
+        if answer is not None and store.learn(answer) is not None:
+            # The watch will bring nothing new of it: what the write makes possible is looked at now.
+            self.wake(metadata["labels"][seen.LABEL_RUN_UID] if resource == PODS else metadata["uid"])
 
     async def _read_again(self, run: Object) -> float:
         """What was decided upon is not what is there: read it, and decide anew."""
@@ -335,14 +347,14 @@ class Loop:
             if change is not None:
                 self.run_changed(change)
             return 0.0
-        self._stores_learn(self._stores.runs, found)
+        self._stores.runs.learn(found)
         for pod in self._pods(metadata["uid"]):
             try:
                 fresh = await self._cluster.get(PODS, pod["metadata"]["name"], metadata["namespace"])
             except errors.ClusterError:
                 return RETRY
             if fresh is not None:
-                self._stores_learn(self._stores.pods, fresh)
+                self._stores.pods.learn(fresh)
         return 0.1
 
     async def _orphans(self, uid: str) -> float | None:
@@ -371,6 +383,7 @@ class Loop:
         self._jobs.forget(uid)
         self._progress.pop(uid, None)
         self._refusals.pop(uid, None)
+        self._witness.forgotten(uid)
 
 
 def _attempt(pod: Object) -> int:

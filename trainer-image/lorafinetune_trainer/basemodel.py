@@ -67,6 +67,45 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a model, in a folder of its own or at the root of its files."""
+
+    files: Files
+    name: str
+    """The folder's name, or nothing."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its config lies."""
+        return self.files.folder / self.name
+
+    @property
+    def variant(self) -> str | None:
+        """Name of the variant of its weights."""
+        return HALF if any(f".{HALF}." in name for name in self._names) else None
+
+    def digest(self) -> str:
+        """SHA-256 over names and contents of its files."""
+        return self.files.digest({self.name} if self.name else self.files.names)
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for name in self.files.names if name.startswith(self.name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How this machine gets at files."""
+
+    bucket: Callable[[layout.Location], Bucket]
+    """Opens a place in the object store."""
+    scratch: Path
+    """Where downloads from it go."""
+    hub_cache: Path | None
+    """Where downloads from the hub go; None for the hub library's own cache."""
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Somewhere that holds models: which files lie there, and how to bring some of them to a folder."""
 
@@ -75,19 +114,12 @@ class Place:
     bring: Callable[[Iterable[str]], Path]
 
 
-def fetch(
-    source: BaseModelSource,
-    parts: frozenset[str],
-    *,
-    bucket: Callable[[layout.Location], Bucket],
-    scratch: Path,
-    half: bool,
-) -> Files:
+def fetch(source: BaseModelSource, parts: frozenset[str], means: Means, *, half: bool) -> Files:
     """Bring the wanted *parts* of the base model to this machine; raises Failure (INVALID) where it is not SDXL.
 
-    With *half*, 16-bit weights are preferred where the source has both. A VAE of its own is fetched by :func:`fetch_vae`.
+    With *half*, 16-bit weights are preferred where the source has both. A separate VAE comes by :func:`fetch_vae`.
     """
-    place = _open(source.source, "baseModel.source", source, bucket, scratch / "base")
+    place = _open("baseModel.source", source.source, source, means)
     if INDEX not in place.names:
         single = next((name for name in sorted(place.names) if name.endswith((".safetensors", ".ckpt"))), None)
         hint = f" ({single} looks like a single-file checkpoint: convert it to the diffusers layout)" if single else ""
@@ -110,16 +142,16 @@ def fetch(
     return Files(folder, tuple(sorted(names)))
 
 
-def fetch_vae(
-    source: BaseModelSource, *, bucket: Callable[[layout.Location], Bucket], scratch: Path
-) -> Files:
+def fetch_vae(source: BaseModelSource, means: Means) -> Files:
     """Bring the separate VAE that ``baseModel.vae`` names; its folder then holds ``vae/`` or the files themselves."""
     assert source.vae is not None
     one = source.model_copy(update={"revision": None})
-    place = _open(source.vae, "baseModel.vae", one, bucket, scratch / "vae")
+    place = _open("baseModel.vae", source.vae, one, means)
     prefix = "" if "config.json" in place.names else "vae/"
     stem = f"{prefix}{_WEIGHTS['vae']}"
-    weights = next((name for name in (f"{stem}.safetensors", f"{stem}.{HALF}.safetensors") if name in place.names), None)
+    weights = next(
+        (name for name in (f"{stem}.safetensors", f"{stem}.{HALF}.safetensors") if name in place.names), None
+    )
     if f"{prefix}config.json" not in place.names or weights is None:
         raise _wrong(place, "it has no config.json with diffusion_pytorch_model.safetensors beside it", "baseModel.vae")
     names = (f"{prefix}config.json", weights)
@@ -162,7 +194,9 @@ def _check_kind(place: Place, folder: Path) -> None:
     if unet.get("addition_embed_type") != "text_time":
         raise _wrong(place, "its UNet takes no text and size conditioning (addition_embed_type is not text_time)")
     if unet.get("in_channels", 4) != 4:
-        raise _wrong(place, f"its UNet takes {unet['in_channels']} channels, not 4: inpainting models cannot be trained")
+        raise _wrong(
+            place, f"its UNet takes {unet['in_channels']} channels, not 4: inpainting models cannot be trained"
+        )
     widths = [
         int(_json(folder / f"{part}/config.json", f"{part}/config.json").get("hidden_size", 0))
         for part in ("text_encoder", "text_encoder_2")
@@ -176,7 +210,9 @@ def _check_kind(place: Place, folder: Path) -> None:
 
 
 def _wrong(place: Place, why: str, field: str = "baseModel.source") -> Failure:
-    return invalid("WrongBaseModel", f"{field} {place.uri} cannot be used: {why}. It must hold an SDXL diffusers folder")
+    return invalid(
+        "WrongBaseModel", f"{field} {place.uri} cannot be used: {why}. It must hold an SDXL diffusers folder"
+    )
 
 
 def _json(path: Path, name: str) -> dict[str, Any]:
@@ -187,17 +223,16 @@ def _json(path: Path, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _open(
-    uri: str, field: str, source: BaseModelSource, bucket: Callable[[layout.Location], Bucket], scratch: Path
-) -> Place:
+def _open(field: str, uri: str, source: BaseModelSource, means: Means) -> Place:
     if uri.startswith("hf://"):
-        return _open_hub(uri, field, source, scratch)
+        return _open_hub(field, uri, source, means.hub_cache)
     if uri.startswith("s3://"):
-        return _open_bucket(uri, bucket, scratch)
+        return _open_bucket(field, uri, means)
     folder = Path(uri)
     if not folder.is_dir():
         raise invalid(
-            "WrongBaseModel", f"{field} {uri} is not a folder of this machine (nor s3://bucket/prefix/, nor hf://owner/name)"
+            "WrongBaseModel",
+            f"{field} {uri} is not a folder of this machine (nor s3://bucket/prefix/, nor hf://owner/name)",
         )
     names = frozenset(path.relative_to(folder).as_posix() for path in folder.glob("*") if path.is_file()) | frozenset(
         path.relative_to(folder).as_posix() for path in folder.glob("*/*") if path.is_file()
@@ -205,11 +240,15 @@ def _open(
     return Place(uri, names, lambda wanted: folder)
 
 
-def _open_bucket(uri: str, bucket: Callable[[layout.Location], Bucket], scratch: Path) -> Place:
-    place = bucket(layout.folder(uri))
+def _open_bucket(field: str, uri: str, means: Means) -> Place:
+    scratch = means.scratch / field
+    try:
+        place = means.bucket(layout.folder(uri))
+    except ValueError as error:
+        raise invalid("WrongBaseModel", f"{field}: {error}") from error
     sizes = {one.key: one.size for one in place.walk(limit=_MAX_FILES) if one.key and not one.key.endswith("/")}
     if not sizes:
-        raise invalid("WrongBaseModel", f"nothing lies at {uri}: it must hold an SDXL diffusers folder")
+        raise invalid("WrongBaseModel", f"nothing lies at {field} {uri}: it must hold an SDXL diffusers folder")
 
     def bring(wanted: Iterable[str]) -> Path:
         def one(name: str) -> None:
@@ -228,7 +267,7 @@ def _open_bucket(uri: str, bucket: Callable[[layout.Location], Bucket], scratch:
     return Place(uri, frozenset(sizes), bring)
 
 
-def _open_hub(uri: str, field: str, source: BaseModelSource, scratch: Path) -> Place:
+def _open_hub(field: str, uri: str, source: BaseModelSource, cache: Path | None) -> Place:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -244,13 +283,17 @@ def _open_hub(uri: str, field: str, source: BaseModelSource, scratch: Path) -> P
 
     def translate(error: Exception) -> Failure:
         if isinstance(error, GatedRepoError):
-            return invalid("BaseModelDenied", f"{field} {uri} is gated: accept its terms and set baseModel.credentialsSecret")
+            return invalid(
+                "BaseModelDenied", f"{field} {uri} is gated: accept its terms and set baseModel.credentialsSecret"
+            )
         if isinstance(error, RevisionNotFoundError):
             return invalid("WrongBaseModel", f"{field} {uri} has no revision {source.revision!r}")
         if isinstance(error, RepositoryNotFoundError | HFValidationError | EntryNotFoundError):
             return invalid("WrongBaseModel", f"{field} {uri} does not exist on the hub, or needs a token")
         return Failure(
-            ExitCode.STORAGE_UNREACHABLE, "HubUnreachable", f"the hub cannot be reached for {uri}: {type(error).__name__}"
+            ExitCode.STORAGE_UNREACHABLE,
+            "HubUnreachable",
+            f"the hub cannot be reached for {uri}: {type(error).__name__}",
         )
 
     caught = (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError)
@@ -265,7 +308,7 @@ def _open_hub(uri: str, field: str, source: BaseModelSource, scratch: Path) -> P
             # The commit, not the branch: all parts then come from one state of the repository.
             return Path(
                 snapshot_download(
-                    repository, revision=info.sha, allow_patterns=sorted(wanted), cache_dir=scratch / "hub", token=token
+                    repository, revision=info.sha, allow_patterns=sorted(wanted), cache_dir=cache, token=token
                 )
             )
         except caught as error:

@@ -1,12 +1,13 @@
-"""The attempt's dealings with the head: claim, pin, commit, resume, publish. No torch here but in the tensors' bytes."""
+"""The attempt's dealings with the head: claim, pin, commit, resume, publish."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract import canonical, layout
@@ -19,6 +20,7 @@ from lorafinetune.storage import errors, inventory
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer import state
+from lorafinetune_trainer.failure import invalid
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +41,22 @@ class Snapshot:
     scalars: Mapping[str, float | int | str | bool] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A checkpoint whose bytes are what its manifest names."""
+
+    entry: CheckpointEntry
+    manifest: Manifest
+    parts: list[bytes]
+
+    def snapshot(self) -> Snapshot:
+        """Return the training state; ValueError where the bytes are none."""
+        manifest = self.manifest
+        return Snapshot(manifest.step, manifest.updates, state.join(self.parts), manifest.scalars)
+
+
 class Checkpoints:
-    """What one attempt may do to its run's head. Commits may come from two threads; the head sees them in step order."""
+    """What one attempt may do to its run's head. Two threads may commit: the head sees their steps in order."""
 
     def __init__(self, bucket: Bucket, urgent: Bucket, config: RunConfig, pod_uid: str) -> None:
         """*bucket* and *urgent* stand on the run's prefix; the latter gives up early enough for the notice."""
@@ -64,11 +80,16 @@ class Checkpoints:
         With *expect_head*, a missing head is a lost one: somebody knew a checkpoint that it must have named.
         """
         run = self._config.run
-        stored.mark_owner(self._bucket, stored.Owner(run_uid=run.uid, namespace=run.namespace, name=run.name))
+        try:
+            stored.mark_owner(self._bucket, stored.Owner(run_uid=run.uid, namespace=run.namespace, name=run.name))
+        except errors.Conflict as error:
+            raise invalid("StorageTaken", str(error)) from error
 
         def transition(head: Head | None) -> Head:
             if head is None and expect_head:
-                raise heads.HeadLost(f"{self._bucket.uri(layout.HEAD)} is gone, though a checkpoint of the run is known")
+                raise heads.HeadLost(
+                    f"{self._bucket.uri(layout.HEAD)} is gone, though a checkpoint of the run is known"
+                )
             number = attempt
             if number is None and head is not None:
                 number = head.attempt if head.pod_uid == self._pod_uid else head.attempt + 1
@@ -85,25 +106,32 @@ class Checkpoints:
         )
         return self.head
 
-    def restore(self) -> Iterator[tuple[CheckpointEntry, Snapshot]]:
-        """Yield verified checkpoints, newest first; those that do not verify are remembered as rejected."""
+    def newest_verified(self) -> Verified | None:
+        """Read the newest checkpoint whose sizes and hashes are right; remember those that are not as rejected."""
         for entry in reversed(self.head.checkpoints):
+            if entry.id in self.rejected:
+                continue
             try:
                 manifest = inventory.read_manifest(self._bucket, entry.folder, entry.manifest_sha256)
+                if manifest.step != entry.step:
+                    raise errors.NotVerified(f"{entry.folder} says that it is of step {manifest.step}")
                 with ThreadPoolExecutor(PARALLEL, thread_name_prefix="load") as pool:
-                    parts = list(pool.map(lambda file: self._read(entry.folder, file), manifest.files))
-                tensors = state.join(parts)
-            except (errors.NotVerified, ValueError) as error:
+                    parts = list(pool.map(partial(self._read, entry.folder), manifest.files))
+            except errors.NotVerified as error:
                 self.reject(entry, str(error))
                 continue
             self._committed = entry.step
-            yield entry, Snapshot(manifest.step, manifest.updates, tensors, manifest.scalars)
+            return Verified(entry, manifest, parts)
+        self._committed = 0
+        return None
 
     def reject(self, entry: CheckpointEntry, why: str) -> None:
         """Remember that *entry* is of no use: it leaves the head with the next commit."""
         self.rejected[entry.id] = why
 
-    def commit(self, snapshot: Snapshot, reason: SaveReason, *, deadline: float | None = None) -> CheckpointEntry | None:
+    def commit(
+        self, snapshot: Snapshot, reason: SaveReason, *, deadline: float | None = None
+    ) -> CheckpointEntry | None:
         """Make *snapshot* durable: content, manifest, head; return its entry, or None where a newer one is durable.
 
         *deadline* is a monotonic time; the commit that must meet it uses short time-outs.
@@ -138,7 +166,9 @@ class Checkpoints:
             with self._order:
                 self.head = stored.change(self._bucket, lambda head: heads.sweep(self._mine(head), gone))
 
-    def publish(self, step: int, updates: int, files: Mapping[str, bytes], provenance: Mapping[str, str]) -> ArtifactEntry:
+    def publish(
+        self, step: int, updates: int, files: Mapping[str, bytes], provenance: Mapping[str, str]
+    ) -> ArtifactEntry:
         """Make the artifact durable: files, manifest, head; return its entry."""
         folder = layout.artifact(self.attempt)
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="publish") as pool:

@@ -7,10 +7,11 @@ manifest, pinned in the head, holds the hashes of what was put. A resumed attemp
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -20,9 +21,9 @@ from lorafinetune.contract.manifest import MAX_FILES, MAX_MANIFEST_BYTES, File, 
 from lorafinetune.storage import errors, inventory
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer import state
-from lorafinetune_trainer.basemodel import Files
+from lorafinetune_trainer.basemodel import Files, Part
 from lorafinetune_trainer.dataset import Dataset, Image
-from lorafinetune_trainer.failure import Failure, invalid
+from lorafinetune_trainer.failure import invalid
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 PARALLEL: Final = 8
 CREATE_ATTEMPTS: Final = 5
+_Item = TypeVar("_Item")
+_Encoder = Callable[[], Callable[[_Item], "dict[str, torch.Tensor]"]]
+"""Loads its models and returns what computes the tensors of one item with them."""
+
 _VERSION: Final = "1"
 """Enters every key: raise it when the computation changes."""
 
@@ -75,8 +80,8 @@ def prepare(
     dataset: Dataset,
     recipe: Recipe,
     *,
-    encode_image: Callable[[], Callable[[Image], dict[str, torch.Tensor]]],
-    encode_prompt: Callable[[], Callable[[str], dict[str, torch.Tensor]]],
+    encode_image: _Encoder[Image],
+    encode_prompt: _Encoder[str],
     run_uid: str,
     attempt: int,
     progress: Callable[[int, int], None],
@@ -86,30 +91,25 @@ def prepare(
     *encode_image* and *encode_prompt* load their models when called, and are called only if something is missing.
     """
     captions = sorted({image.caption for image in dataset.images})
-    if len(dataset.images) + len(captions) > MAX_FILES:
-        raise invalid("TooManyImages", f"images and captions together are more than {MAX_FILES}")
-    there = {one.key: one.size for one in bucket.walk(layout.CONDITIONING)}
     total = len(dataset.images) + len(captions)
+    if total > MAX_FILES:
+        raise invalid("TooManyImages", f"images and captions together are {total}, more than the {MAX_FILES} allowed")
+    there = {one.key for one in bucket.walk(layout.CONDITIONING)}
     files: dict[str, File] = {}
 
-    def keep(key: str, compute: Callable[[], dict[str, torch.Tensor]]) -> None:
-        if key not in files:
-            files[key] = _keep(bucket, key, None if layout.conditioning(key) in there else compute)
-        progress(len(files), total)
+    def keep_all(items: Sequence[_Item], key_of: Callable[[_Item], str], load: _Encoder[_Item]) -> None:
+        compute = None  # its models leave the memory when this returns
+        for item in items:
+            key = key_of(item)
+            if key not in files and layout.conditioning(key) in there:
+                files[key] = _adopt(bucket, key)
+            elif key not in files:
+                compute = compute or load()
+                files[key] = _create(bucket, key, state.encode(compute(item)))
+            progress(len(files), total)
 
-    prompt: Callable[[str], dict[str, torch.Tensor]] | None = None
-    for caption in captions:
-        key = recipe.prompt_key(caption)
-        if prompt is None and layout.conditioning(key) not in there:
-            prompt = encode_prompt()
-        keep(key, lambda caption=caption: prompt(caption))  # type: ignore[misc]
-    del prompt  # its encoders leave the memory before the VAE enters it
-    latents: Callable[[Image], dict[str, torch.Tensor]] | None = None
-    for image in dataset.images:
-        key = recipe.latents_key(image)
-        if latents is None and layout.conditioning(key) not in there:
-            latents = encode_image()
-        keep(key, lambda image=image: latents(image))  # type: ignore[misc]
+    keep_all(captions, recipe.prompt_key, encode_prompt)
+    keep_all(dataset.images, recipe.latents_key, encode_image)
     manifest = Manifest(
         kind="conditioning",
         run_uid=run_uid,
@@ -163,23 +163,30 @@ def load(bucket: Bucket, entry: ConditioningEntry) -> list[Sample]:
     return samples
 
 
-def _keep(bucket: Bucket, key: str, compute: Callable[[], dict[str, torch.Tensor]] | None) -> File:
-    """Return the object as it lies in the bucket, computed and put first if nothing was there."""
-    name = layout.conditioning(key)
-    if compute is not None:
-        body = state.encode(compute())
-        for again in reversed(range(CREATE_ATTEMPTS)):
-            try:
-                bucket.create(name, body)
-                return File(name=key, size=len(body), sha256=canonical.sha256(body))
-            except errors.Conflict:
-                break  # an earlier attempt put it, or we did and the answer was lost: what lies there counts
-            except errors.Unreachable:
-                if not again:
-                    raise
-    there = bucket.get(name).body
-    state.decode(there)
-    return File(name=key, size=len(there), sha256=canonical.sha256(there))
+def _create(bucket: Bucket, key: str, body: bytes) -> File:
+    """Put an object where nothing lies; where something does, or may, that is what counts."""
+    for again in reversed(range(CREATE_ATTEMPTS)):
+        try:
+            bucket.create(layout.conditioning(key), body)
+        except errors.Conflict:
+            return _adopt(bucket, key)  # an earlier attempt put it, or we did and the answer was lost
+        except errors.Unreachable:
+            if not again:
+                raise
+            time.sleep(0.5)
+        else:
+            return File(name=key, size=len(body), sha256=canonical.sha256(body))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _adopt(bucket: Bucket, key: str) -> File:
+    """Return an object as it lies in the bucket."""
+    body = bucket.get(layout.conditioning(key)).body
+    try:
+        state.decode(body)
+    except ValueError as error:
+        raise errors.NotVerified(f"{bucket.uri(layout.conditioning(key))} is damaged ({error}): delete it") from error
+    return File(name=key, size=len(body), sha256=canonical.sha256(body))
 
 
 def crop(picture: Picture, resolution: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
@@ -198,7 +205,7 @@ def crop(picture: Picture, resolution: int) -> tuple[np.ndarray, tuple[int, int]
 
 
 def image_encoder(
-    dataset: Dataset, files: Files, part: str, recipe: Recipe, device: torch.device
+    dataset: Dataset, part: Part, recipe: Recipe, device: torch.device
 ) -> Callable[[Image], dict[str, torch.Tensor]]:
     """Load the VAE, in float32, and return the function that computes the latents of an image.
 
@@ -207,9 +214,12 @@ def image_encoder(
     import torch
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(
-        files.folder / part, variant=files.variant("vae") if part else None, torch_dtype=torch.float32, local_files_only=True
-    )
+    try:
+        vae = AutoencoderKL.from_pretrained(
+            part.folder, variant=part.variant, torch_dtype=torch.float32, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise invalid("WrongBaseModel", f"the VAE of the base model cannot be loaded: {error}") from error
     vae.requires_grad_(False).eval().to(device)
     scale, shift = float(vae.config.scaling_factor), float(vae.config.shift_factor or 0.0)
 
@@ -251,11 +261,14 @@ def prompt_encoder(
     pairs = []
     for suffix, kind in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection)):
         part = f"text_encoder{suffix}"
-        encoder = kind.from_pretrained(
-            files.folder / part, variant=files.variant(part), dtype=torch.float32, local_files_only=True
-        )
+        try:
+            encoder = kind.from_pretrained(
+                files.folder / part, variant=files.variant(part), dtype=torch.float32, local_files_only=True
+            )
+            tokenizer = CLIPTokenizer.from_pretrained(files.folder / f"tokenizer{suffix}", local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise invalid("WrongBaseModel", f"{part} of the base model cannot be loaded: {error}") from error
         encoder.requires_grad_(False).eval().to(device)
-        tokenizer = CLIPTokenizer.from_pretrained(files.folder / f"tokenizer{suffix}", local_files_only=True)
         pairs.append((tokenizer, encoder))
 
     @torch.no_grad()
@@ -265,7 +278,9 @@ def prompt_encoder(
             length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
             if len(tokenizer(caption).input_ids) > length:
                 warn(f"only the first {length} tokens of this caption are used: {caption[:80]}...")
-            ids = tokenizer(caption, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+            ids = tokenizer(
+                caption, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            ).input_ids
             answer = encoder(ids.to(device), output_hidden_states=True)
             widths.append(answer.hidden_states[-2][0].cpu())
             pooled = answer[0]
@@ -276,9 +291,3 @@ def prompt_encoder(
         return {"embeddings": embeddings.contiguous(), "pooled": pooled[0].cpu().contiguous()}
 
     return encode
-
-
-def check_shapes(samples: Sequence[Sample]) -> None:
-    """Raise where the samples cannot be put side by side."""
-    if len({(sample.mean.shape, sample.embeddings.shape, sample.pooled.shape) for sample in samples}) > 1:
-        raise Failure(1, "ConditioningMixed", "the run's latents have several shapes")  # type: ignore[arg-type]

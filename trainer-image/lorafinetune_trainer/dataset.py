@@ -73,13 +73,15 @@ def scan(source: Source, bucket: Callable[[layout.Location], Bucket], *, decoded
     names = sorted(name for name in sizes if _suffix(name) in DECODED)
     if foreign := sorted(name for name in sizes if _suffix(name) in OTHER_IMAGES):
         raise invalid(
-            "UndecodableImage", f"{foreign[0]} is of a kind that cannot be read: convert it to JPEG or PNG, or remove it"
+            "UndecodableImage",
+            f"{foreign[0]} is of a kind that cannot be read: convert it to JPEG or PNG, or remove it",
         )
     if not names:
         found = f"{len(sizes)} other files lie there" if sizes else "nothing lies there"
         raise invalid(
             "EmptyDataset",
-            f"dataset.source {source.source} holds no image ({found}): put JPEG, PNG or WebP files there, or correct it",
+            f"dataset.source {source.source} holds no image ({found}): put JPEG, PNG or WebP files there, "
+            "or correct the place",
         )
     if len(names) > MAX_IMAGES:
         raise invalid("TooManyImages", f"dataset.source holds {len(names)} images, more than the {MAX_IMAGES} allowed")
@@ -113,7 +115,8 @@ def decode(name: str, body: bytes) -> Picture:
             return upright.convert("RGB")
     except Exception as error:  # Pillow's decoders raise whatever they meet
         raise invalid(
-            "UndecodableImage", f"{name} cannot be read as an image: replace or remove it ({type(error).__name__}: {error})"
+            "UndecodableImage",
+            f"{name} cannot be read as an image: replace or remove it ({type(error).__name__}: {error})",
         ) from error
 
 
@@ -171,7 +174,8 @@ def _captions(names: list[str], sizes: Mapping[str, int], read: Read, source: So
         caption = own or listed.get(name, "") or (source.instance_prompt or "").strip()
         if not caption:
             raise invalid(
-                "MissingCaption", f"{name} has no caption: set dataset.instancePrompt, or put {stem}.txt beside the image"
+                "MissingCaption",
+                f"{name} has no caption: set dataset.instancePrompt, or put {stem}.txt beside the image",
             )
         if len(caption) > MAX_CAPTION:
             raise invalid("CaptionTooLong", f"the caption of {name} has more than {MAX_CAPTION} characters: shorten it")

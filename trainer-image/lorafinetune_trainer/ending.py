@@ -7,8 +7,10 @@ down around it, is printed and no more. Importable at once: everything heavy is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -48,12 +50,14 @@ class Ending:
     termination_log: Path | None = None
     notice_seconds: float = DEFAULT_NOTICE
     reporter: Reporter | None = None
+    scratch: Path | None = None
+    """A temporary folder of the process, removed when it ends."""
     rescue: Callable[[float], Saved] | None = None
     """Saves the newest step before the given monotonic time, or raises; set once there is a state to save."""
     noticed: threading.Event = field(default_factory=threading.Event)
     """Set once SIGTERM or Ctrl-C has been heard."""
     grace: float = 0.0
-    """Seconds that the main thread is given, after the notice, to end by itself: it is about to publish the artifact."""
+    """Seconds that the main thread is given after SIGTERM to end by itself: it is about to publish the artifact."""
     _decided: threading.Lock = field(default_factory=threading.Lock)
 
     def watch(self) -> None:
@@ -90,6 +94,8 @@ class Ending:
         signals.wait()
         deadline = time.monotonic() + self.notice_seconds - min(2.0, 0.1 * self.notice_seconds)
         self.noticed.set()
+        if self.reporter is not None:
+            self.reporter.note(f"asked to end: saving what there is within {self.notice_seconds:g} s")
         if self.grace > 0:
             time.sleep(min(self.grace, 0.4 * self.notice_seconds))  # the main thread ends the process within it
             self.grace = 0.0
@@ -116,14 +122,15 @@ class Ending:
             worker = threading.Thread(target=save, args=(rescue,), name="rescue", daemon=True)
             worker.start()
             worker.join(max(0.0, deadline - 1.0 - time.monotonic()))
-        code, reason, message, saved = ExitCode.YIELDED, "", "", Saved.NONE
-        if result and isinstance(result[0], Failure):
-            failure = result[0]
-            reason, message = failure.reason, f"the last step could not be saved: {failure.message}"
-            if failure.code is ExitCode.FENCED:
-                code, message = ExitCode.FENCED, failure.message
-        elif result:
-            saved = result[0]
+        code, reason, message = ExitCode.YIELDED, "", ""
+        saved = Saved.NONE
+        end = result[0] if result else None
+        if isinstance(end, Failure):
+            reason, message = end.reason, f"the last step could not be saved: {end.message}"
+            if end.code is ExitCode.FENCED:
+                code, message = ExitCode.FENCED, end.message
+        elif end is not None:
+            saved = end
         elif rescue is not None:
             reason, message = "NoticeTooShort", "the last step could not be saved within the notice"
         else:
@@ -158,8 +165,11 @@ class Ending:
                 print(f"the termination message cannot be written: {error}", file=sys.stderr)
         if self.reporter is not None:
             self.reporter.flush(flush)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
         # Not sys.exit: threads of torch and a main thread inside one long call would hold the process up.
         os._exit(int(code))
 

@@ -1,4 +1,4 @@
-"""The product: the LoRA in the formats that people load, with headers that depend on config, data and base model only."""
+"""The product: the LoRA in the formats that people load. Headers depend on config, data and base model only."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Product:
 
 
 def files(weights: Mapping[str, torch.Tensor], product: Product, *, story: str = "") -> dict[str, bytes]:
-    """Return the artifact's files by name. *weights* are the adapter's, by the trainer's own names; *story* ends the card."""
+    """Return the artifact's files by name, from the adapter's weights; *story* ends the model card."""
     plain = {name: tensor.detach().cpu().float() for name, tensor in weights.items()}
     return {
         DIFFUSERS: state.encode(diffusers_weights(plain, product), _metadata(product)),
@@ -56,7 +56,7 @@ def files(weights: Mapping[str, torch.Tensor], product: Product, *, story: str =
 
 
 def diffusers_weights(weights: Mapping[str, torch.Tensor], product: Product) -> dict[str, torch.Tensor]:
-    """Return the tensors as diffusers loads them. alpha / rank is folded into the up matrices: the file says no alpha."""
+    """Return the tensors as diffusers loads them, with alpha / rank folded into the up matrices."""
     scale = product.alpha / product.rank
     return {
         f"unet.{name}": tensor * scale if ".lora_B." in name and scale != 1.0 else tensor

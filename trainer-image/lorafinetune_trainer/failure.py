@@ -36,15 +36,11 @@ def explain(error: BaseException) -> Failure:
     """Return *error* as a failure; one that nobody foresaw becomes FAILED with its type and text."""
     if isinstance(error, Failure):
         return error
-    if isinstance(error, Fenced):
-        return Failure(ExitCode.FENCED, "Fenced", str(error))
-    if isinstance(error, HeadLost):
-        return Failure(ExitCode.FENCED, "HeadLost", str(error))
+    if isinstance(error, Fenced | HeadLost):
+        return Failure(ExitCode.FENCED, type(error).__name__, str(error))
     if isinstance(error, errors.StorageError):
-        for kind, code in _CODES.items():
-            if isinstance(error, kind):
-                return Failure(code, kind.reason, str(error))
-        return Failure(ExitCode.FAILED, error.reason, str(error))
+        kind = next((one for one in _CODES if isinstance(error, one)), type(error))
+        return Failure(_CODES.get(kind, ExitCode.FAILED), kind.reason, str(error))
     if _is_out_of_memory(error):
         return Failure(
             ExitCode.OUT_OF_MEMORY,
@@ -60,7 +56,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in str(error) or "CUDA out of memory" in str(error)))
+        or (
+            isinstance(error, RuntimeError)
+            and ("DefaultCPUAllocator" in str(error) or "CUDA out of memory" in str(error))
+        )
     )
 
 

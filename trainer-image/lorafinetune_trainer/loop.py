@@ -82,9 +82,7 @@ class Loop:
             weight_decay=training.weight_decay,
             foreach=self._device.type != "cpu",
         )
-        self._scaler = (
-            torch.amp.GradScaler(self._device.type) if training.precision is Precision.FP16 else None  # type: ignore[attr-defined]
-        )
+        self._scaler = torch.amp.GradScaler(self._device.type) if training.precision is Precision.FP16 else None
         self._alphas = model.noise.alphas_cumprod.to(self._device, torch.float32)
         self._durations: deque[float] = deque(maxlen=20)
         self._lock = threading.Lock()
@@ -105,7 +103,7 @@ class Loop:
             for prefix in prefixes:
                 tensor = snapshot.tensors[prefix + name]
                 if tensor.shape != weight.shape or tensor.dtype != torch.float32:
-                    raise ValueError(f"{prefix}{name} in the checkpoint is {tuple(tensor.shape)}, not {tuple(weight.shape)}")
+                    raise ValueError(f"{prefix}{name} in the checkpoint has not the shape {tuple(weight.shape)}")
         scaler = self._scaler.state_dict() if self._scaler is not None else {}
         if scaler:
             scaler["scale"] = float(snapshot.scalars["scaler.scale"])
@@ -190,7 +188,7 @@ class Loop:
         latents, noises, timesteps, times, embeddings, pooled = [], [], [], [], [], []
         for slot in slots:
             sample = self._samples[
-                order.sample(training.seed, self._dataset_digest, len(self._samples), step, slot, batch)
+                order.sample(training.seed, self._dataset_digest, len(self._samples), step=step, slot=slot, batch=batch)
             ]
             mean, std, time_ids = sample.mean, sample.std, sample.time_ids
             if training.random_flip and order.flip(training.seed, step, slot):
@@ -235,7 +233,7 @@ class Loop:
             raise Failure(
                 ExitCode.FAILED,
                 "NaNLoss",
-                f"the loss or its gradient was NaN or infinite in {self.not_finite} steps in a row, up to step {self.step}: "
+                f"loss or gradient was NaN or infinite in {self.not_finite} steps in a row, up to step {self.step}: "
                 f"lower training.learningRate (now {training.learning_rate:g}), "
                 + ("use training.precision bf16, " if training.precision is Precision.FP16 else "")
                 + "or check the base model's weights; the checkpoints before it are kept",

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import traceback
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -19,27 +20,24 @@ from lorafinetune.contract.runconfig import (
     MAX_RUN_CONFIG_BYTES,
     RunConfig,
 )
-from lorafinetune_trainer.attempt import Attempt, random_pod_uid
+from lorafinetune_trainer import attempt, imports
 from lorafinetune_trainer.ending import Ending
-from lorafinetune_trainer.failure import Failure, explain, invalid
+from lorafinetune_trainer.failure import explain, invalid
 
 
 def main(arguments: Sequence[str], ending: Ending) -> NoReturn:
     """Run one attempt; *ending* is listening already. Never returns."""
-    options = _parse(arguments)
     log = os.environ.get(ENV_TERMINATION_LOG)
     ending.termination_log = Path(log) if log else None
     try:
+        options = _parse(arguments)
         config = read_config(options.config)
         ending.notice_seconds = config.notice_seconds
-        _quieten()
-        code = Attempt(
-            config,
-            ending,
-            number=options.attempt,
-            pod_uid=os.environ.get(ENV_POD_UID) or random_pod_uid(),
-            resume_from=options.resume_from,
-        ).run()
+        imports.settle()
+        pod_uid = os.environ.get(ENV_POD_UID) or str(uuid.uuid4())
+        code = attempt.run(config, attempt.Told(options.attempt, pod_uid, options.resume_from), ending)
+    except SystemExit:  # --help
+        raise
     except BaseException as error:  # whatever it is, the process ends in order and says why
         failure = explain(error)
         if failure.reason == "TrainerError":
@@ -71,8 +69,13 @@ def read_config(path: Path | None) -> RunConfig:
         raise invalid("InvalidConfig", f"{field}: {first['msg']}") from error
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise invalid("InvalidArguments", message)
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m lorafinetune_trainer",
         description="Train a LoRA for SDXL, resuming from what the run has in its bucket. Ctrl-C saves the last step.",
     )
@@ -80,15 +83,3 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--attempt", type=int, help="number of this attempt; default: one more than the last")
     parser.add_argument("--resume-from", metavar="URI", help="checkpoint that the caller knows of; the head decides")
     return parser.parse_args(arguments)
-
-
-def _quieten() -> None:
-    """Keep libraries off the network and their progress bars out of the log."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-__all__ = ["Failure", "main", "read_config"]

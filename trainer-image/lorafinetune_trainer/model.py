@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +36,6 @@ class Model:
 
 def be_deterministic(threads: int) -> None:
     """Make torch do the same sums in the same order each time. Call before the first computation."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
     torch.set_num_threads(threads)
@@ -56,7 +54,8 @@ def make_accelerator(precision: Precision) -> Accelerator:
         return Accelerator(mixed_precision=names[precision])
     except ValueError as error:
         raise invalid(
-            "PrecisionUnsupported", f"training.precision {precision} does not work on this device ({error}): use another"
+            "PrecisionUnsupported",
+            f"training.precision {precision} does not work on this device ({error}): use another",
         ) from error
 
 
@@ -89,7 +88,9 @@ def load(files: Files, training: Training, device: torch.device) -> Model:
     noise = DDPMScheduler.from_config(files.json("scheduler/scheduler_config.json"))
     prediction = str(noise.config.prediction_type)
     if prediction not in ("epsilon", "v_prediction"):
-        raise invalid("WrongBaseModel", f"the base model predicts {prediction}: only epsilon and v_prediction are known")
+        raise invalid(
+            "WrongBaseModel", f"the base model predicts {prediction}: only epsilon and v_prediction are known"
+        )
     return Model(unet, weights, noise, prediction, dtype)
 
 
@@ -101,7 +102,7 @@ def add_adapter(unet: Any, training: Training) -> dict[str, torch.nn.Parameter]:
     rank = training.lora.rank
     config = LoraConfig(
         r=rank,
-        lora_alpha=training.lora.alpha or float(rank),  # type: ignore[arg-type]  # peft divides, so a float is exact
+        lora_alpha=training.lora.alpha or float(rank),  # annotated as int; it is divided, so a float is exact
         lora_dropout=0.0,
         init_lora_weights=False,
         target_modules=list(TARGETS),

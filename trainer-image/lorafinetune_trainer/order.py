@@ -39,7 +39,7 @@ def permutation(seed: int, dataset_digest: str, epoch: int, images: int) -> tupl
     return tuple(int(one) for one in np.argsort(words, kind="stable"))
 
 
-def sample(seed: int, dataset_digest: str, images: int, step: int, slot: int, batch: int) -> int:
+def sample(seed: int, dataset_digest: str, images: int, *, step: int, slot: int, batch: int) -> int:
     """Return the index of the image at *slot* (0 ... batch - 1) of *step* (0, 1 ...).
 
     A step takes the next *batch* images of the epochs laid end to end, so no group of images ends at an epoch's border.

@@ -54,7 +54,7 @@ def make(config: RunConfig, *, dataset_digest: str, base_model_digest: str, thre
 
 
 def check(plan: Plan, mine: Plan) -> list[str]:
-    """Compare the run's *plan* with this attempt's; return what may change bits, raise Failure on what changes the result."""
+    """Compare the run's *plan* with this attempt's: return what may change bits, refuse what changes the result."""
     wrong = [
         f"{name} was {plan.config.get(name)!r}, now {mine.config.get(name)!r}"
         for name in sorted(plan.config.keys() | mine.config.keys())

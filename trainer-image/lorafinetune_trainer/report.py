@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from lorafinetune.contract import canonical
 from lorafinetune.contract.event import EVENTS_PATH, MAX_MESSAGE, Event, EventType, Phase
 from lorafinetune.contract.runconfig import Webhook
 
@@ -56,12 +57,18 @@ class Reporter:
         self._hurry = False
         self._last_progress = float("-inf")
         self._line_open = False
+        self._last_note = ""
         if webhook is not None:
-            parts = urlsplit(webhook.url)
-            if parts.scheme != "https" or not parts.hostname:
-                raise ValueError(f"webhook.url must be https://host:port, not {webhook.url!r}")
-            self._host, self._port, self._base = parts.hostname, parts.port or 443, parts.path.rstrip("/")
-            self._tls = ssl.create_default_context(cadata=webhook.ca)
+            try:
+                parts = urlsplit(webhook.url)
+                if parts.scheme != "https" or not parts.hostname:
+                    raise ValueError(f"webhook.url must be https://host:port, not {webhook.url!r}")
+                self._host, self._port, self._base = parts.hostname, parts.port or 443, parts.path.rstrip("/")
+                self._tls = ssl.create_default_context(cadata=webhook.ca)
+            except (ValueError, ssl.SSLError) as error:  # no reason to stop the training
+                self._webhook = None
+                self.note(f"no event will be sent: webhook.url or webhook.ca is wrong: {error}")
+                return
             threading.Thread(target=self._send_all, name="reporter", daemon=True).start()
 
     def tell(self, type_: EventType, step: int, **members: Any) -> None:
@@ -139,11 +146,12 @@ class Reporter:
     def _send(self, event: Event) -> float | None:
         """Send one event; None = done with it, else the least number of seconds to wait before trying again."""
         try:
-            status, answer, retry_after = self._post(json.dumps(event.to_json(), allow_nan=False).encode())
+            status, answer, retry_after = self._post(canonical.encode(event.to_json()))
         except (OSError, http.client.HTTPException, ValueError) as error:
-            self.note(f"the event could not be sent and will be sent again: {error!r}")
+            self._note_once(f"an event could not be sent and will be sent again: {error!r}")
             return 0.0
         if status in (200, 202, 204):
+            self._last_note = ""
             return None
         if status == 409:
             self._on_stop("Fenced", answer or "the operator says that another attempt holds the run")
@@ -154,8 +162,14 @@ class Reporter:
         if status in (400, 413, 415, 422):
             self.note(f"the receiver refuses an event of type {event.type} ({status}): {answer}")
             return None
-        self.note(f"the receiver answered {status} to an event, which will be sent again: {answer}")
+        self._note_once(f"the receiver answered {status} to an event, which will be sent again: {answer}")
         return retry_after
+
+    def _note_once(self, message: str) -> None:
+        """Print a remark unless it was the last one: a receiver that is down for hours fills no log."""
+        if message != self._last_note:
+            self._last_note = message
+            self.note(message)
 
     def _post(self, body: bytes) -> tuple[int, str, float]:
         assert self._webhook is not None

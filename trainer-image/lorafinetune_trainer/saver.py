@@ -56,7 +56,8 @@ class Saver:
             self._pending = None
         snapshot = self._take()
         standing = self._ending.standing
-        if snapshot.step <= standing.durable_step:
+        standing.step = snapshot.step
+        if 0 < snapshot.step <= standing.durable_step:
             return Saved.DURABLE
         if snapshot.step == 0:
             return Saved.NONE

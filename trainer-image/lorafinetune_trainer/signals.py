@@ -13,29 +13,29 @@ from typing import Final
 
 HEARD: Final = (signal.SIGTERM, signal.SIGINT)
 
-_reader: socket.socket | None = None
-_writer: socket.socket | None = None
+_pair: list[socket.socket] = []
+"""Reading and writing end, once installed: one process has one set of signal handlers."""
 
 
 def install() -> None:
     """Begin to listen. The main thread calls this in its first lines, before anything that takes time is imported."""
-    global _reader, _writer  # noqa: PLW0603 - one process has one set of signal handlers
-    if _reader is not None:
+    if _pair:
         return
-    _reader, _writer = socket.socketpair()
-    _writer.setblocking(False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    _pair.extend((reader, writer))
     for one in HEARD:
         signal.signal(one, _ignore)
-    signal.set_wakeup_fd(_writer.fileno(), warn_on_full_buffer=False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_forget)
 
 
 def wait() -> signal.Signals:
     """Block until the next SIGTERM or SIGINT and return which it was."""
-    if _reader is None:
+    if not _pair:
         raise RuntimeError("signals.install() comes first")
     while True:
-        heard = _reader.recv(1)
+        heard = _pair[0].recv(1)
         if heard and heard[0] in HEARD:
             return signal.Signals(heard[0])
 
@@ -46,12 +46,10 @@ def _ignore(number: int, frame: object) -> None:
 
 def _forget() -> None:
     """Give a forked child its own signals: it would write into its parent's descriptor."""
-    global _reader, _writer  # noqa: PLW0603
-    if _reader is None or _writer is None:
+    if not _pair:
         return
     signal.set_wakeup_fd(-1)
     for one in HEARD:
         signal.signal(one, signal.SIG_DFL)
-    _reader.close()
-    _writer.close()
-    _reader = _writer = None
+    while _pair:
+        _pair.pop().close()

@@ -1,6 +1,6 @@
 """Tensors to bytes and back, without pickle and without chance: safetensors files whose bytes depend on content only.
 
-The safetensors library writes its ``__metadata__`` in random order, so the writing is ours; the reading is checked by hash.
+The safetensors library writes its ``__metadata__`` in random order, so the writing is ours; what is read was hashed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def decode(body: bytes) -> Tensors:
             # A writable copy of its own: a view would hold the whole file, and torch warns about read-only memory.
             data = bytearray(memoryview(body)[8 + length + first : 8 + length + end])
             dtype = getattr(torch, _NAMES[kind])
-            found[name] = torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
+            flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            found[name] = flat.reshape(shape)
     except (KeyError, TypeError, AttributeError, struct.error) as error:
         raise ValueError(f"not a safetensors file: {error!r}") from error
     return Tensors(found, metadata)

@@ -53,7 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, patch]
 - apiGroups: [lorafinetune.io]
   resources: [lorafinetunes/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Owner references with blockOwnerDeletion need it where the cluster enforces them.
 - apiGroups: [lorafinetune.io]
   resources: [lorafinetunes/finalizers]
@@ -63,7 +63,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch, update]
+  verbs: [get, create, patch]
 # A run's storage keys: read by name, never listed, and used only if labelled lorafinetune.io/storage: "true".
 - apiGroups: [""]
   resources: [secrets]

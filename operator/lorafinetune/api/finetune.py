@@ -1,4 +1,8 @@
-"""LoRAFineTune: one run, as its user writes it (spec) and reads it (status)."""
+"""LoRAFineTune: one run, as its user writes it (spec) and reads it (status).
+
+The API server refuses unknown fields; the operator, which reads what was stored, ignores them, so that it can be rolled
+back under definitions that know more than it does. ``training`` alone is closed here too: mathematics is never guessed.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from lorafinetune.api.words import listed, rule, ruled, worded
-from lorafinetune.contract.model import Model
+from lorafinetune.contract.model import OpenModel
 from lorafinetune.contract.training import Training
 
 MAX_ATTEMPTS_KEPT = 20
@@ -56,7 +60,7 @@ def _not_inside(member: str, taken_for: str) -> dict[str, str]:
     )
 
 
-class BaseModelSpec(Model):
+class BaseModelSpec(OpenModel):
     """The SDXL model that the LoRA is trained on."""
 
     model_config = ConfigDict(
@@ -100,7 +104,7 @@ class BaseModelSpec(Model):
     lorafinetune.io/storage: "true"."""
 
 
-class DatasetSpec(Model):
+class DatasetSpec(OpenModel):
     """The training images."""
 
     source: Annotated[
@@ -132,7 +136,7 @@ class DatasetSpec(Model):
     caption file."""
 
 
-class CheckpointSpec(Model):
+class CheckpointSpec(OpenModel):
     """How often training state is committed. May change at any time; a running attempt keeps what it has."""
 
     every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
@@ -148,7 +152,7 @@ class OnDelete(StrEnum):
     DELETE_ALL = "DeleteAll"
 
 
-class StorageSpec(Model):
+class StorageSpec(OpenModel):
     """The S3-compatible bucket that holds checkpoints and the artifact."""
 
     uri: Annotated[
@@ -204,7 +208,7 @@ class StorageSpec(Model):
     """Accept a store without conditional writes. A partitioned old attempt may then overwrite a newer one's work."""
 
 
-class OnDemandSpec(Model):
+class OnDemandSpec(OpenModel):
     """When to stop trying spot capacity, and what to use then."""
 
     pools: Annotated[list[PoolName], Field(min_length=1, max_length=16, json_schema_extra=listed("set"))]
@@ -213,7 +217,7 @@ class OnDemandSpec(Model):
     """Preemptions after which the run goes on on these pools."""
 
 
-class PlacementSpec(Model):
+class PlacementSpec(OpenModel):
     """Where attempts may run."""
 
     model_config = ConfigDict(
@@ -235,7 +239,7 @@ class PlacementSpec(Model):
     """On-demand capacity to fall back to. Absent = never."""
 
 
-class LoRAFineTuneSpec(Model):
+class LoRAFineTuneSpec(OpenModel):
     """What the user wants."""
 
     model_config = ConfigDict(
@@ -275,7 +279,7 @@ class ConditionStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
-class Condition(Model):
+class Condition(OpenModel):
     """One aspect of the run, as metav1.Condition."""
 
     type: Annotated[str, Field(min_length=1, max_length=316)]
@@ -292,7 +296,7 @@ class Condition(Model):
     """The generation of the spec that this was said of."""
 
 
-class AttemptStatus(Model):
+class AttemptStatus(OpenModel):
     """One trainer pod of the run."""
 
     number: Annotated[int, Field(ge=1)]
@@ -333,7 +337,7 @@ class AttemptStatus(Model):
     """The trainer's exit code, where one was seen."""
 
 
-class CheckpointStatus(Model):
+class CheckpointStatus(OpenModel):
     """The newest checkpoint that the operator knows of."""
 
     attempt: Annotated[int, Field(ge=1)]
@@ -348,7 +352,7 @@ class CheckpointStatus(Model):
     """When the operator heard of it."""
 
 
-class ArtifactStatus(Model):
+class ArtifactStatus(OpenModel):
     """The final LoRA, verified in storage."""
 
     uri: Annotated[str, Field(max_length=1024)]
@@ -361,7 +365,7 @@ class ArtifactStatus(Model):
     """Bytes of that file."""
 
 
-class Totals(Model):
+class Totals(OpenModel):
     """Sums over the attempts that no longer stand in the list."""
 
     attempts: Annotated[int, Field(ge=0)] = 0
@@ -372,7 +376,7 @@ class Totals(Model):
     """What the same hours would have cost on demand, where a price was known."""
 
 
-class LoRAFineTuneStatus(Model):
+class LoRAFineTuneStatus(OpenModel):
     """What is so. Written by the operator only; everything in it can be rebuilt from pods and storage."""
 
     observed_generation: Annotated[int, Field(ge=0)] | None = None

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from lorafinetune.api.words import rule, ruled, worded
-from lorafinetune.contract.model import Model
+from lorafinetune.contract.model import OpenModel
 
 DOMAIN = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -48,7 +48,7 @@ class TaintEffect(StrEnum):
     NO_EXECUTE = "NoExecute"
 
 
-class Toleration(Model):
+class Toleration(OpenModel):
     """One taint that the pool's nodes carry, as in a pod's spec.tolerations."""
 
     model_config = ConfigDict(
@@ -71,7 +71,7 @@ class Toleration(Model):
     """The taint's effect; absent = every effect."""
 
 
-class GPU(Model):
+class GPU(OpenModel):
     """The GPUs that an attempt takes on a node of this pool."""
 
     resource: Annotated[
@@ -91,7 +91,7 @@ class GPU(Model):
     """Memory of one GPU in GiB."""
 
 
-class GPUPoolSpec(Model):
+class GPUPoolSpec(OpenModel):
     """What the pool's nodes look like and cost."""
 
     capacity_type: CapacityType

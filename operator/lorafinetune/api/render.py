@@ -58,12 +58,13 @@ def values_schema(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a JSON schema without what only Kubernetes and our renderer understand, and with unwrapped sentences."""
+    """Return a JSON schema in plain words: closed, and without what only Kubernetes and our renderer understand."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
     if not isinstance(value, dict):
         return " ".join(value.split()) if isinstance(value, str) and "\n" in value else value
-    return {name: _plain(one) for name, one in sorted(value.items()) if not name.startswith("x-") and name != "title"}
+    made = {name: _plain(one) for name, one in sorted(value.items()) if not name.startswith("x-") and name != "title"}
+    return {"additionalProperties": False} | made if value.get("type") == "object" and "properties" in value else made
 
 
 def files(root: Path) -> dict[str, str]:

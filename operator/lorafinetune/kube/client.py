@@ -94,6 +94,7 @@ class Cluster:
         self._api = api
         self._api.user_agent = f"lorafinetune/{__version__}"
         self._kubeconfig = kubeconfig
+        self._closed = False
         self._on_request = on_request or (lambda _method, _code: None)
         self._limits = aiohttp.ClientTimeout(total=request_timeout, sock_connect=CONNECT_TIMEOUT)
 
@@ -124,7 +125,8 @@ class Cluster:
         return cls(ApiClient(configuration), kubeconfig=where, on_request=on_request, request_timeout=request_timeout)
 
     async def close(self) -> None:
-        """End the session and its connections."""
+        """End the session and its connections; whoever still asks gets Unavailable."""
+        self._closed = True
         await self._api.close()
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
@@ -341,6 +343,8 @@ class Cluster:
         content_type: str = _JSON,
         limits: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
+        if self._closed:
+            raise errors.Unavailable("the connection to the API server is closed")
         try:
             _, url, headers, _, _ = await self._api.param_serialize(
                 method,

@@ -34,6 +34,10 @@ def registry(store: Store, changed: Callable[[Change], None]) -> kopf.OperatorRe
         settings.networking.error_backoffs = [0.2, 0.5, 1, 2, 5, 10]
         settings.persistence.finalizer = f"{GROUP}/kopf"  # never used: there is no on.delete
 
+    @kopf.on.login(registry=handlers)
+    def log_in(**about: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**about) or kopf.login_with_kubeconfig(**about)
+
     @kopf.on.event(GROUP, VERSION, "lorafinetunes", registry=handlers)
     def seen(event: kopf.RawEvent, **_: Any) -> None:
         thing: dict[str, Any] = dict(event["object"])

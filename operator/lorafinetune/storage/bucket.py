@@ -169,14 +169,20 @@ class Bucket:
         raise AssertionError("the last attempt returns or raises")
 
     def download(self, key: str, path: Path) -> None:
-        """Write the object's bytes to *path* in pieces of 1 MiB."""
-        try:
-            answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
-            with path.open("wb") as file:
-                for piece in answer["Body"].iter_chunks(1024 * 1024):
-                    file.write(piece)
-        except (BotoCoreError, ClientError) as error:
-            self._raise(error, key)
+        """Write the object's bytes to *path* in pieces of 1 MiB; a body that breaks off is asked for again."""
+        for again in reversed(range(BODY_ATTEMPTS)):
+            try:
+                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
+                with path.open("wb") as file:
+                    for piece in answer["Body"].iter_chunks(1024 * 1024):
+                        file.write(piece)
+                if path.stat().st_size == answer["ContentLength"]:
+                    return
+                if not again:
+                    raise errors.Unreachable(f"{self._endpoint} breaks off before the end of {self.uri(key)}")
+            except (BotoCoreError, ClientError) as error:
+                if not (again and isinstance(error, _BROKEN_BODY)):
+                    self._raise(error, key)
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes, without reading it."""

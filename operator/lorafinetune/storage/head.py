@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -90,21 +91,34 @@ def change(
         pause = min(pause * 2, MAX_PAUSE)
 
 
-def mark_owner(bucket: Bucket, owner: Owner) -> None:
-    """Put the ownership mark, once; raises Conflict where the prefix is another run's."""
-    for _ in range(5):
+def mark_owner(
+    bucket: Bucket,
+    owner: Owner,
+    *,
+    limit: float = SWAP_LIMIT,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Put the ownership mark, once; raises Conflict where the prefix is another run's, Unreachable after *limit* s."""
+    deadline = clock() + limit
+    pause = 0.05
+    while True:
         try:
-            bucket.create(layout.OWNER, canonical.encode(owner.to_json()))
-        except errors.Conflict:
-            pass
-        except errors.AnswerLost:
-            continue
-        found = read_owner(bucket)
-        if found is not None:
-            if found.run_uid != owner.run_uid:
+            with contextlib.suppress(errors.Conflict):  # what lies there is read below
+                bucket.create(layout.OWNER, canonical.encode(owner.to_json()))
+            found = read_owner(bucket)
+        except errors.Unreachable as error:
+            if clock() + pause > deadline:
+                raise errors.Unreachable(f"the owner mark of {bucket.uri()} could not be written: {error}") from error
+        else:
+            if found is not None and found.run_uid != owner.run_uid:
                 raise errors.Conflict(f"{bucket.uri()} belongs to run {found.run_uid}: name another storage.uri")
-            return
-    raise errors.Unreachable(f"the owner mark of {bucket.uri()} could not be written")
+            if found is not None:
+                return
+            if clock() + pause > deadline:
+                raise errors.Unreachable(f"the owner mark of {bucket.uri()} vanishes as soon as it is written")
+        sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, MAX_PAUSE)
 
 
 def read_owner(bucket: Bucket) -> Owner | None:

@@ -1,0 +1,106 @@
+"""What the loop tells the outside: one log line per new decision, Kubernetes events, metrics, abandoned prefixes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, Final
+
+from lorafinetune.api import API_VERSION
+from lorafinetune.engine.classify import PREEMPTIONS
+from lorafinetune.engine.decision import Announcement, CreatePod, Decision
+from lorafinetune.engine.observation import RunSeen
+from lorafinetune.engine.times import stamp
+from lorafinetune.kube.client import CONFIGMAPS, Cluster
+from lorafinetune.kube.errors import AlreadyExists, ClusterError
+from lorafinetune.kube.events import EventRecorder, Reference
+from lorafinetune.telemetry import Metrics
+
+Object = dict[str, Any]
+
+ABANDONED: Final = "lorafinetune-abandoned"
+"""ConfigMap of the operator's namespace: one entry per prefix that was left behind."""
+MAX_ABANDONED: Final = 1000
+
+_log = logging.getLogger("lorafinetune.decisions")
+
+
+class Witness:
+    """Tells, and never stands in the loop's way."""
+
+    def __init__(self, cluster: Cluster, recorder: EventRecorder, metrics: Metrics, *, namespace: str) -> None:
+        self._cluster = cluster
+        self._recorder = recorder
+        self._metrics = metrics
+        self._namespace = namespace
+        self._last: dict[str, tuple[str, str]] = {}
+
+    def decided(self, run: RunSeen, decision: Decision) -> None:
+        """Count what ended; log the decision if it says something new."""
+        for cause, pool in decision.ended:
+            self._metrics.attempt_ended(cause)
+            if cause in PREEMPTIONS:
+                self._metrics.preempted(cause, pool)
+        said = (decision.reason, decision.message)
+        level = logging.DEBUG if self._last.get(run.uid) == said else logging.INFO
+        self._last[run.uid] = said
+        made = [type(action).__name__ for action in decision.actions]
+        attempt = next((action.attempt for action in decision.actions if isinstance(action, CreatePod)), None)
+        _log.log(
+            level, decision.message, extra=_about(run) | {"reason": decision.reason, "did": made, "attempt": attempt}
+        )
+
+    def forgotten(self, uid: str) -> None:
+        """Drop what is remembered of a run that is gone."""
+        self._last.pop(uid, None)
+
+    def failed(self, run: RunSeen, error: Exception) -> None:
+        """Log a pass that will be repeated."""
+        _log.warning("will try again: %s", error, extra=_about(run) | {"reason": type(error).__name__})
+
+    def announced(self, run: Object, announcement: Announcement) -> None:
+        """Record a Kubernetes event on the run."""
+        self._recorder.record(
+            Reference.to(API_VERSION, "LoRAFineTune", run),
+            reason=announcement.reason,
+            action="Reconcile",
+            note=announcement.message,
+            warning=announcement.warning,
+        )
+
+    async def abandoned(self, run: RunSeen, prefix: str, message: str) -> None:
+        """Write the prefix into the operator's ConfigMap, for whoever cleans up; a failure to is logged, not raised."""
+        _log.error("prefix left behind: %s: %s", prefix, message, extra=_about(run) | {"reason": "Abandoned"})
+        entry = json.dumps(
+            {
+                "prefix": prefix,
+                "run": f"{run.namespace}/{run.name}",
+                "time": stamp(run.deleting_since or 0),
+                "why": message,
+            }
+        )
+        try:
+            found = await self._cluster.get(CONFIGMAPS, ABANDONED, self._namespace)
+            if found is None:
+                body = {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {"name": ABANDONED},
+                    "data": {run.uid: entry},
+                }
+                await self._cluster.create(CONFIGMAPS, body, self._namespace)
+                self._metrics.abandoned(1)
+                return
+            data = found.get("data") or {}
+            self._metrics.abandoned(len(data | {run.uid: entry}))
+            if len(data) < MAX_ABANDONED:
+                operations: list[Object] = [{"op": "add", "path": "/data", "value": data | {run.uid: entry}}]
+                await self._cluster.json_patch(CONFIGMAPS, ABANDONED, self._namespace, operations)
+        except AlreadyExists:
+            await self.abandoned(run, prefix, message)
+        except ClusterError as error:
+            _log.error("the abandoned prefix could not be written down: %s", error, extra=_about(run))
+
+
+def _about(run: RunSeen) -> dict[str, str]:
+    return {"run": f"{run.namespace}/{run.name}", "uid": run.uid}

@@ -1,0 +1,58 @@
+"""What stands in examples/ works as it is: the API server takes it, and its parts fit one another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from localcluster.cluster import Cluster
+from lorafinetune.api.finetune import LoRAFineTuneSpec
+from lorafinetune.contract import runconfig
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FILES = sorted(EXAMPLES.rglob("*.yaml"))
+
+
+def objects(kind: str | None = None) -> list[dict[str, Any]]:
+    found = [one for path in FILES for one in yaml.safe_load_all(path.read_text()) if one]
+    return [one for one in found if kind in (None, one["kind"])]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(EXAMPLES)) for path in FILES])
+def test_the_api_server_takes_it(cluster: Cluster, crds: None, namespace: str, path: Path) -> None:
+    for one in yaml.safe_load_all(path.read_text()):
+        one["metadata"].pop("namespace", None)
+        cluster.kubectl(
+            "apply", "--server-side", "--dry-run=server", "--validate=strict", "-n", namespace, "-f", "-",
+            stdin=json.dumps(one),
+        )  # fmt: skip
+
+
+def test_the_examples_are_those_that_the_documents_name() -> None:
+    assert {"minimal.yaml", "timber.yaml", "pools.yaml", "secret.yaml"} <= {path.name for path in FILES}
+
+
+def test_runs_name_pools_and_secrets_that_are_there() -> None:
+    pools = {one["metadata"]["name"]: one["spec"] for one in objects("GPUPool")}
+    secrets = {one["metadata"]["name"]: one for one in objects("Secret")}
+    for one in [one for one in objects("LoRAFineTune") if one["metadata"]["name"] in ("minimal", "timber")]:
+        spec = LoRAFineTuneSpec.model_validate(one["spec"])
+        assert spec.storage.credentials_secret in secrets
+        for name in spec.placement.pools:
+            assert pools[name]["capacityType"] == "Spot"
+        for name in spec.placement.on_demand.pools if spec.placement.on_demand else []:
+            assert pools[name]["capacityType"] == "OnDemand"
+    assert [spec for spec in pools.values() if spec.get("default")]
+
+
+def test_secrets_carry_the_label_and_no_true_key() -> None:
+    found = objects("Secret")
+    assert found
+    for one in found:
+        assert one["metadata"]["labels"]["lorafinetune.io/storage"] == "true"
+        assert {runconfig.KEY_ID, runconfig.SECRET_KEY} <= set(one["stringData"])
+        assert all(value.startswith("put-your-") for value in one["stringData"].values())

@@ -1,0 +1,46 @@
+"""The trainer's way to the bucket: credentials from the mounted Secret, the run's own prefix, and any other place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorafinetune.contract.runconfig import KEY_ID, SECRET_KEY, SESSION_TOKEN, RunConfig
+from lorafinetune.storage.bucket import Bucket, Credentials
+from lorafinetune_trainer.failure import invalid
+
+
+def open_prefix(config: RunConfig) -> Bucket:
+    """Return the run's own prefix; raises Failure (INVALID) where URI or credentials cannot be right."""
+    try:
+        place = config.prefix
+    except ValueError as error:
+        raise invalid("InvalidConfig", f"storage.uri: {error}") from error
+    try:
+        return Bucket(
+            place,
+            endpoint=config.storage.endpoint,
+            region=config.storage.region,
+            credentials=read_credentials(config.storage.credentials),
+        )
+    except ValueError as error:  # boto3's answer to an endpoint that is no URL
+        raise invalid("InvalidConfig", f"storage.endpoint: {error}") from error
+
+
+def read_credentials(folder: str | None) -> Credentials | None:
+    """Return the keys that lie in the mounted Secret, one file each; None for the environment's own identity."""
+    if folder is None:
+        return None
+    found = {name: _read(Path(folder) / name) for name in (KEY_ID, SECRET_KEY, SESSION_TOKEN)}
+    if missing := [name for name in (KEY_ID, SECRET_KEY) if not found[name]]:
+        raise invalid(
+            "InvalidCredentials",
+            f"the Secret of storage.credentialsSecret lacks {' and '.join(missing)}: add what is missing",
+        )
+    return Credentials(found[KEY_ID], found[SECRET_KEY], found[SESSION_TOKEN] or None)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
