@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -39,6 +40,18 @@ def test_the_s3_server_keeps_conditional_writes_and_refuses_wrong_keys(cluster: 
     wrong = type(cluster.s3)(cluster.s3.endpoint, cluster.s3.access_key, "wrong").client()
     with pytest.raises(botocore.exceptions.ClientError, match="SignatureDoesNotMatch"):
         wrong.list_objects_v2(Bucket=bucket)
+
+
+def test_the_s3_server_can_be_away_and_comes_back_with_its_data(cluster: Cluster) -> None:
+    bucket = cluster.bucket("away")
+    cluster.s3.client().put_object(Bucket=bucket, Key="kept", Body=b"x")
+    cluster.faults.kill_s3()
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", int(cluster.s3.endpoint.rpartition(":")[2])), timeout=5)
+    cluster.faults.start_s3()
+    assert cluster.s3.client().get_object(Bucket=bucket, Key="kept")["Body"].read() == b"x"
+    with pytest.raises(control.ControlError, match="the S3 server runs"):
+        cluster.faults.start_s3()
 
 
 def test_no_key_stands_on_a_command_line(cluster: Cluster) -> None:

@@ -136,10 +136,12 @@ def test_gke_shuts_a_spot_node_down_gracefully_and_brings_it_back_under_its_name
     cluster.add_node("gk", cloud="gke", capacity_type="spot", gpus=1)
     assert "cloud.google.com/gke-spot:NoSchedule" in look.taints("gk")
     boot = look.node("gk")["status"]["nodeInfo"]["bootID"]  # type: ignore[index]
-    run(cluster, look.namespace, "gk", "polite")
-    stubborn = run(cluster, look.namespace, "gk", "stubborn", "trap '' TERM; echo $$$$; while true; do sleep 0.1; done")
-    cluster.faults.preempt("gk", notice=6, replace_after=1)
-    eventually(lambda: look.condition("gk", "Ready") == ("False", "KubeletNotReady"), 3, "not Ready at once")
+    forever = {"tolerations": [{"operator": "Exists"}]}  # else the taint of a node that is not Ready may be quicker
+    ignore = "trap '' TERM; echo $$$$; while true; do sleep 0.1; done"
+    run(cluster, look.namespace, "gk", "polite", **forever)
+    stubborn = run(cluster, look.namespace, "gk", "stubborn", ignore, **forever)
+    cluster.faults.preempt("gk", notice=8, replace_after=1)
+    eventually(lambda: look.condition("gk", "Ready") == ("False", "KubeletNotReady"), 5, "not Ready at once")
     refused = {"restartPolicy": "Never", "nodeName": "gk", "containers": [{"name": "main", "image": SHELL}]}
     meta = {"name": "refused", "namespace": look.namespace}
     cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": refused})
@@ -307,3 +309,18 @@ def test_wrong_requests_are_refused_with_a_reason(cluster: Cluster, nodes: None)
         cluster.faults.preempt("absent")
     with pytest.raises(RuntimeError, match="node 'steady' exists already"):
         cluster.add_node("steady")
+
+
+def test_a_machine_ends_on_time_although_the_api_server_is_away(cluster: Cluster, look: Look) -> None:
+    cluster.add_node("late", cloud="eks-managed", capacity_type="spot")
+    process = run(cluster, look.namespace, "late", "unseen")
+    cluster.faults.kill_api_server()
+    try:
+        cluster.faults.preempt("late", notice=1)
+        eventually(lambda: not alive(process), 10, "its pod's process is gone with it")
+        with pytest.raises(RuntimeError, match="has ended: `heal` starts it again"):
+            cluster.faults.cut("late")
+    finally:
+        cluster.faults.start_api_server()
+    eventually(lambda: look.node("late") is None, 20, "the cloud's controller catches up")
+    look.let_go("unseen")
