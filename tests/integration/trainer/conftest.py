@@ -12,7 +12,7 @@ from PIL import Image
 from skimage import data
 
 from examples import tiny_sdxl
-from tests.integration.trainer.process import Trainers
+from tests.integration.trainer.process import Trainers, in_preloaded
 from tests.integration.trainer.s3 import Access, serve
 
 
@@ -25,7 +25,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_sdxl.build(tmp_path_factory.mktemp("model"))
+    return in_preloaded(tiny_sdxl.build, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lorafinetune.contract import layout
 from lorafinetune.contract.event import Termination
@@ -40,6 +41,38 @@ PRELOADED = [
 LIMIT = 90.0
 
 Line = dict[str, Any]
+
+
+_Result = TypeVar("_Result")
+
+
+@functools.cache
+def forkserver() -> Any:
+    """The process that has imported everything, and forks on demand."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def in_preloaded(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Call *function* in a child of the preloaded process, so that this one need not import torch."""
+    receiver, sender = forkserver().Pipe(duplex=False)
+    child = forkserver().Process(target=_call, args=(sender, function, arguments))
+    child.start()
+    sender.close()
+    try:
+        result: _Result = receiver.recv()
+    except EOFError:
+        raise AssertionError(f"{function.__name__} failed in the child, see above") from None
+    finally:
+        child.join(LIMIT)
+        child.close()
+        receiver.close()
+    return result
+
+
+def _call(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    sender.send(function(*arguments))
 
 
 def _become_trainer(arguments: list[str], environment: dict[str, str], output: str) -> None:
@@ -152,8 +185,6 @@ class Trainers:
 
     def __init__(self, s3: Access, model: Path, photos: Path, folder: Path) -> None:
         self.s3, self.model, self.photos, self.folder = s3, model, photos, folder
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
         self._started: list[Any] = []
         self._numbers: Iterator[int] = iter(range(1, 100_000))
 
@@ -195,7 +226,7 @@ class Trainers:
             "HF_HUB_OFFLINE": "1",
             "TMPDIR": str(folder),
         }
-        process = self._context.Process(target=_become_trainer, args=(arguments, environment, str(folder / "output")))
+        process = forkserver().Process(target=_become_trainer, args=(arguments, environment, str(folder / "output")))
         process.start()
         self._started.append(process)
         return Trainer(process, folder)
