@@ -26,7 +26,7 @@ from typing import Any, Self
 from localcluster import binaries, control, toolchain
 from localcluster.images import Image, default_images
 from localcluster.kubeconfig import write_kubeconfig
-from localcluster.places import REPOSITORY, cluster_directory
+from localcluster.places import cluster_directory, own_environment
 from localcluster.s3 import S3Access
 
 TEST_PREFIX = "test-"
@@ -90,6 +90,14 @@ class FaultControl:
         """Start the API server again, on the same port and data."""
         self._cluster.call("api-server-start", timeout=180)
 
+    def kill_s3(self) -> None:
+        """End the S3 server with SIGKILL; it stays away until `start_s3`."""
+        self._cluster.call("s3-kill")
+
+    def start_s3(self) -> None:
+        """Start the S3 server again, on the same port and data."""
+        self._cluster.call("s3-start")
+
     def compact(self) -> int:
         """Compact etcd, so that older resource versions are 410 Gone; returns the revision."""
         return int(self._cluster.call("compact")["revision"])
@@ -146,12 +154,11 @@ class Cluster:
             "owner": not detached,
         }
         (self.directory / CONFIG).write_text(json.dumps(config, indent=1))
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
         with (self.directory / "logs" / "supervisor.log").open("wb") as log:
             self._supervisor = subprocess.Popen(
                 [sys.executable, "-m", "localcluster.supervisor", self.directory / CONFIG],
-                stdin=subprocess.DEVNULL if detached else subprocess.PIPE, stdout=log, stderr=log, env=environment,
-                cwd=self.directory, start_new_session=True,
+                stdin=subprocess.DEVNULL if detached else subprocess.PIPE, stdout=log, stderr=log,
+                env=own_environment(), cwd=self.directory, start_new_session=True,
             )  # fmt: skip
         try:
             self._state = control.wait_until_ready(self.directory, self._supervisor, READY_SECONDS, self.say)
