@@ -233,7 +233,7 @@ def test_namespace_deleted(stage: Stage, home: str) -> None:
 
 
 def test_delete_and_recreate(stage: Stage, home: str) -> None:
-    """By default the artifact stays, and nothing else; a new run of the same name starts clean; DeleteAll leaves nothing."""
+    """By default only the artifact stays; a new run of the same name starts clean; DeleteAll leaves nothing."""
     short = {"training": {"steps": 3}, "checkpoint": {"everySteps": 2}}
     stage.cluster.apply(stage.run(home, "again", **short))
     first = wait_for_phase(stage, home, "again", "Succeeded")

@@ -1,8 +1,11 @@
 """Every rule of the product: what is seen, and what is decided. Read it beside ``engine/rules.py``."""
 
+# ruff: noqa: E501 - a table is read by its rows
+
 from typing import Any
 
 import pytest
+
 from lorafinetune.api.finetune import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
 from lorafinetune.contract.event import Phase, Saved, Termination
 from lorafinetune.engine.conditions import ConditionType, find
@@ -28,7 +31,6 @@ from lorafinetune.engine.observation import (
 from lorafinetune.engine.progress import Progress
 from lorafinetune.engine.rules import decide
 from lorafinetune.engine.times import stamp
-
 from tests.unit.engine.given import NOW, READY, attempt, ended, pod, pool, seen, spec, status
 
 LOST = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
