@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import pytest
+
 from examples.stage import DATA, MODELS, Stage
 from examples.tiny_sdxl import build
 
@@ -54,7 +55,9 @@ MISTAKES = {
         {"dataset": {"source": f"s3://{DATA}/texts/"}}, "StorageReady", "EmptyDataset", ("1 objects, but no image",)
     ),
     "unknown-pool": Bad({"placement": {"pools": ["nope"]}}, "Accepted", "UnknownPool", ("'nope'", "spot")),
-    "no-node": Bad({"placement": {"pools": ["nowhere"]}}, "Running", "Unschedulable", ("waits for a node",), attempts=1),
+    "no-node": Bad(
+        {"placement": {"pools": ["nowhere"]}}, "Running", "Unschedulable", ("waits for a node",), attempts=1
+    ),
 }
 
 FATAL = {

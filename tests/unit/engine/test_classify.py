@@ -114,6 +114,10 @@ class TestLost:
         node = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
         assert is_lost(pod(), node, progress=Progress(1, heard=NOW - 2), now=NOW) == Hold(8)
 
+    def test_a_node_that_we_have_not_heard_of_yet_is_not_gone(self):
+        waited_long_for_its_node = pod(created=NOW - 500, bound=NOW - 2)
+        assert is_lost(waited_long_for_its_node, None, progress=None, now=NOW) == Hold(8)
+
     def test_another_attempts_words_do_not_keep_it_alive(self):
         node = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
         assert isinstance(is_lost(pod(), node, progress=Progress(2, heard=NOW), now=NOW), Ending)

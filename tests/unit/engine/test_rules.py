@@ -93,6 +93,8 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("infrastructure backs off", seen(status=status(attempt()), pods=(ended(exit_code=74),)), "Pending", "BackingOff", []),
     ("a succeeded run is pruned until it is", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], phase="Succeeded")), "Succeeded", "Succeeded", [StartJob(Job.PRUNE)]),
     ("and rests", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED]), storage=storage(pruned=Tidied(True, "", "", NOW))), "Succeeded", "Succeeded", []),
+    ("also after the operator's restart", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], pruned=True)), "Succeeded", "Succeeded", []),
+    ("a trainer that never speaks is told of", seen(status=status(attempt()), pods=(pod(started=NOW - 301),), storage=storage(read=NOW)), "Running", "Unheard", []),
     ("a failed run rests", seen(status=status(attempt(cause="Invalid", ended=stamp(NOW)), conditions=[FAILED])), "Failed", "Failed", []),
     ("suspend stops the attempt", seen(spec=spec(suspend=True), status=status(attempt()), pods=(pod(),)), "Suspended", "Suspending", [DeletePod]),
     ("a suspended run stays stopped", seen(spec=spec(suspend=True), status=status(attempt(**CLOSED))), "Suspended", "Suspended", []),
