@@ -1,7 +1,7 @@
-"""The whole product on one machine: a local cluster, the chart's objects, the operator as a process, data and a model.
+"""The whole product on one machine: a local cluster, the chart's objects, the operator as a process, data, a model.
 
-The demo plays on it, and the end-to-end tests do. The operator runs with the chart's ServiceAccount and nothing more, so
-that a right which the chart forgets is missed here.
+The demo plays on it, and the end-to-end tests do. The operator runs with the chart's ServiceAccount and nothing more,
+so that a right which the chart forgets is missed here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SYSTEM = "lorafinetune-system"
 RELEASE = "lorafinetune"
 MODELS, DATA, LORAS = "models", "training-data", "loras"
+TAINTS = ("nvidia.com/gpu", "kubernetes.azure.com/scalesetpriority", "cloud.google.com/gke-spot")
 SECRET = "bucket-credentials"
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -46,6 +48,10 @@ class Stage:
         self._operator: subprocess.Popen[bytes] | None = None
         self._ports = [_free_port(), _free_port()]
         self._options: tuple[str, ...] = ()
+        self._keeper: threading.Thread | None = None
+        self._leaving = threading.Event()
+        self.restarts = 0
+        """How often the operator ended by itself and was started again, as its Deployment would."""
 
     def __enter__(self) -> Self:
         try:
@@ -63,6 +69,7 @@ class Stage:
 
     def close(self) -> None:
         """End the operator and, if it is ours, the cluster."""
+        self._leaving.set()
         self.stop_operator()
         if self._own:
             self.cluster.stop()
@@ -75,9 +82,27 @@ class Stage:
         return self.cluster.directory / "logs" / "operator.log"
 
     def start_operator(self, *options: str) -> None:
-        """Start the operator as the chart's Deployment would, and wait until it is ready."""
-        webhook, metrics = self._ports
+        """Start the operator as the chart's Deployment would, and wait until it is ready.
+
+        If it ends by itself (it does when it loses its Lease), it is started again, as a Deployment's pod is.
+        """
         self._options = options or self._options
+        self._launch()
+        self._wait_for_operator(self._ports[1])
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, daemon=True)
+            self._keeper.start()
+
+    def _keep(self) -> None:
+        while not self._leaving.wait(0.5):
+            process = self._operator
+            if process is not None and process.poll() is not None and process is self._operator:
+                self.restarts += 1
+                with contextlib.suppress(RuntimeError, OSError):  # the API server is away: the next try may have it
+                    self._launch()
+
+    def _launch(self) -> None:
+        webhook, metrics = self._ports
         kubeconfig = self.cluster.service_account_kubeconfig(SYSTEM, RELEASE)
         command = [
             sys.executable, "-m", "lorafinetune",
@@ -100,12 +125,11 @@ class Stage:
             self._operator = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
             )
-        self._wait_for_operator(metrics)
 
     def _wait_for_operator(self, port: int) -> None:
-        assert self._operator is not None
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
+            assert self._operator is not None
             if self._operator.poll() is not None:
                 raise RuntimeError(f"the operator ended with {self._operator.returncode}:\n{self._log_end()}")
             if self.probe("readyz", port) == 200:
@@ -138,6 +162,11 @@ class Stage:
         return "\n".join(self.operator_log.read_text().splitlines()[-30:])
 
     @property
+    def webhook_address(self) -> str:
+        """``host:port`` of the receiver."""
+        return f"127.0.0.1:{self._ports[0]}"
+
+    @property
     def operator_pid(self) -> int:
         """Process id of the operator."""
         assert self._operator is not None
@@ -145,22 +174,22 @@ class Stage:
 
     def kill_operator(self) -> None:
         """End the operator with SIGKILL: it has no chance to say anything."""
-        assert self._operator is not None
-        self._operator.kill()
-        self._operator.wait()
-        self._operator = None
+        process, self._operator = self._operator, None
+        assert process is not None
+        process.kill()
+        process.wait()
 
     def stop_operator(self) -> None:
         """End the operator in good order."""
-        if self._operator is None:
+        process, self._operator = self._operator, None
+        if process is None:
             return
-        self._operator.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         try:
-            self._operator.wait(STOP_SECONDS)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self._operator.kill()
-            self._operator.wait()
-        self._operator = None
+            process.kill()
+            process.wait()
 
     # What is there
 
@@ -195,7 +224,10 @@ class Stage:
                 "spec": {
                     "capacityType": capacity,
                     "nodeSelector": {"lorafinetune.io/demo-pool": name},
-                    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}, {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Exists"}, {"key": "cloud.google.com/gke-spot", "operator": "Exists"}],
+                    "tolerations": [
+                        {"key": key, "operator": "Exists"}
+                        for key in TAINTS
+                    ],
                     "gpu": {"product": product},
                     "pricePerHour": price,
                     "default": default,

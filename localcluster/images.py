@@ -37,7 +37,8 @@ def default_images() -> dict[str, Image]:
     """Return the images that every cluster has: the trainer of this checkout, and a plain shell."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.defpath])
     packages = os.pathsep.join(str(REPOSITORY / folder) for folder in ("trainer-image", "operator"))
-    trainer = {"PATH": path, "PYTHONPATH": packages, "PYTHONUNBUFFERED": "1"}
+    # One thread each: on a machine that is busy with a whole cluster, threads that wait for one another crawl.
+    trainer = {"PATH": path, "PYTHONPATH": packages, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     return {
         TRAINER: Image((sys.executable, "-m", "lorafinetune_trainer"), (), trainer),
         SHELL: Image((), ("sh",), {"PATH": path}),

@@ -91,10 +91,10 @@ class Loop:
         cluster: Cluster,
         stores: Stores,
         trainer: pods.Trainer,
+        *,
         witness: Witness,
         metrics: Metrics,
         make_jobs: Callable[[Callable[[str], None]], Jobs],
-        *,
         clock: Callable[[], float],
         collect_timeout: float,
     ) -> None:

@@ -153,9 +153,9 @@ class Operator:
             self._cluster,
             self._stores,
             trainer,
-            witness,
-            self._metrics,
-            lambda wake: Jobs(
+            witness=witness,
+            metrics=self._metrics,
+            make_jobs=lambda wake: Jobs(
                 read_secret=lambda namespace, name: self._cluster.get(SECRETS, name, namespace),
                 wake=wake,
                 clock=time.time,

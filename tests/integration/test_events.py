@@ -148,6 +148,32 @@ async def test_queue_is_bounded(
     assert recorder.dropped == 3
 
 
+async def test_what_is_filed_at_the_end_is_told_before_the_end(api: Cluster, namespace: str, thing: Reference) -> None:
+    recorder = EventRecorder(api, "replica-0")
+    async with running(recorder):
+        await asyncio.sleep(0)
+    recorder.record(thing, reason="Stopping", action="Stop", note="the last word")
+    await recorder.flush()
+    assert [event["reason"] for event in await stored(api, namespace)] == ["Stopping"]
+
+
+async def test_end_is_not_held_up_by_an_api_server_that_is_away(
+    cluster: Any, namespace: str, thing: Reference, tmp_path: Path
+) -> None:
+    async with Tunnel(cluster.kubeconfig, tmp_path) as tunnel:
+        through = await Cluster.connect(str(tunnel.kubeconfig))
+        tunnel.hush()
+        recorder = EventRecorder(through, "replica-0")
+        for number in range(3):
+            recorder.record(thing, reason="Stopping", action="Stop", note=f"last word {number}")
+        begun = time.monotonic()
+        await recorder.flush(0.5)
+        assert time.monotonic() - begun < 2
+        assert recorder.dropped == 2, "what waits behind the one that is on its way"
+        tunnel.heal()
+        await through.close()
+
+
 async def test_refused_event_hurts_nobody(api: Cluster, namespace: str, thing: Reference) -> None:
     counted: Counter[str] = Counter()
     async with running(EventRecorder(api, "replica-0", count=lambda outcome: counted.update([outcome]))) as recorder:

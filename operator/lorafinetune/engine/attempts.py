@@ -201,6 +201,8 @@ def _progressed(status: LoRAFineTuneStatus, seen: Observation) -> LoRAFineTuneSt
             manifest_sha256=checkpoint.manifest_sha256,
             time=stamp(seen.now),
         )
+    if newest is not None and newest.number != seen.status.attempt:
+        changes["event_sequence"] = 0  # every attempt counts from one: the number before it must not hush it
     if progress is not None and newest is not None and progress.attempt == newest.number:
         changes["event_sequence"] = progress.sequence
         changes |= _speed(progress, steps, live=newest.cause is None)

@@ -103,7 +103,9 @@ class EventRecorder:
         self._clock = clock
         self._waiting: OrderedDict[News, _Waiting] = OrderedDict()
         self._wake = asyncio.Event()
+        self._telling = 0
         self._idle = asyncio.Event()
+        """Set while nothing is on its way."""
         self._idle.set()
         self._told: OrderedDict[str, int] = OrderedDict()
         """Name of the Event to how often it is known to have happened."""
@@ -130,7 +132,6 @@ class EventRecorder:
             self._drop("dropped")
             return
         self._waiting[news] = _Waiting(1, now, now)
-        self._idle.clear()
         self._wake.set()
 
     async def run(self) -> None:
@@ -138,24 +139,37 @@ class EventRecorder:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
-                news, waiting = self._waiting.popitem(last=False)
-                try:
-                    self._count(await self._tell(news, waiting))
-                except ClusterError as error:
-                    self._drop("failed")
-                    _log.debug("event %s on %s was not taken: %s", news.reason, news.regarding.name, error)
-                except Exception:
-                    self._drop("failed")
-                    _log.exception("event %s on %s could not be told", news.reason, news.regarding.name)
-            self._idle.set()
+            await self._tell_all()
 
     async def flush(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Wait until all that is filed has been told, *seconds* at most. ``run`` must be running."""
+        """Tell what is filed, whether ``run`` still runs or not, in *seconds* at most; the rest is dropped."""
         try:
-            await asyncio.wait_for(self._idle.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._tell_all()
+                await self._idle.wait()
         except TimeoutError:
             _log.debug("%d events were not told before the end", len(self._waiting))
+            while self._waiting:
+                self._waiting.popitem()
+                self._drop("dropped")
+
+    async def _tell_all(self) -> None:
+        while self._waiting:
+            news, waiting = self._waiting.popitem(last=False)
+            self._telling += 1
+            self._idle.clear()
+            try:
+                self._count(await self._tell(news, waiting))
+            except ClusterError as error:
+                self._drop("failed")
+                _log.debug("event %s on %s was not taken: %s", news.reason, news.regarding.name, error)
+            except Exception:
+                self._drop("failed")
+                _log.exception("event %s on %s could not be told", news.reason, news.regarding.name)
+            finally:
+                self._telling -= 1
+                if not self._telling:
+                    self._idle.set()
 
     async def _tell(self, news: News, waiting: _Waiting) -> str:
         for again in reversed(range(TRIES)):

@@ -1,12 +1,14 @@
 """Why an attempt ended: the rows of the field's end states, one line each."""
 
+# ruff: noqa: E501 - a table is read by its rows
+
 import pytest
+
 from lorafinetune.contract.event import Saved, Termination
 from lorafinetune.contract.head import ArtifactEntry
 from lorafinetune.engine.classify import Cause, Ending, Hold, classify, classify_vanished, is_lost
 from lorafinetune.engine.observation import NodeSeen
 from lorafinetune.engine.progress import Progress
-
 from tests.unit.engine.given import NOW, ended, pod
 
 HEALTHY = NodeSeen("node-a", ready=True)

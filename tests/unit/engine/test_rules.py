@@ -1,8 +1,11 @@
 """Every rule of the product: what is seen, and what is decided. Read it beside ``engine/rules.py``."""
 
+# ruff: noqa: E501 - a table is read by its rows
+
 from typing import Any
 
 import pytest
+
 from lorafinetune.api.finetune import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
 from lorafinetune.contract.event import Phase, Saved, Termination
 from lorafinetune.engine.conditions import ConditionType, find
@@ -28,7 +31,6 @@ from lorafinetune.engine.observation import (
 from lorafinetune.engine.progress import Progress
 from lorafinetune.engine.rules import decide
 from lorafinetune.engine.times import stamp
-
 from tests.unit.engine.given import NOW, READY, attempt, ended, pod, pool, seen, spec, status
 
 LOST = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
@@ -157,6 +159,12 @@ def test_the_next_attempt_resumes_from_the_newest_checkpoint_and_says_what_was_l
     assert preempted.reason == "Preempted"
     assert "10 steps to do again" in preempted.message
     assert "resuming at step 300" in created.message
+
+
+def test_a_new_attempts_events_are_counted_from_one():
+    given = seen(status=status(attempt(**CLOSED), event_sequence=57), pods=(ended(), pod(2)))
+    assert decide(given).status.attempt == 2
+    assert decide(given).status.event_sequence == 0
 
 
 def test_a_save_within_the_notice_loses_no_step():
