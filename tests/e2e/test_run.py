@@ -229,7 +229,8 @@ def watched_exit_codes(stage: Stage, home: str, pod: str) -> Iterator[list[int]]
         thread.start()
         assert watching.wait(20), "kubectl does not watch"
         yield codes
-    thread.join()
+        watch.terminate()
+        thread.join()
 
 
 def test_namespace_deleted(stage: Stage, home: str) -> None:
