@@ -94,7 +94,7 @@ def load(files: Files, training: Training, device: torch.device) -> Model:
     return Model(unet, weights, noise, prediction, dtype)
 
 
-def add_adapter(unet: Any, training: Training) -> dict[str, torch.nn.Parameter]:
+def add_adapter(unet: Any, training: Training, *, initialise: bool = True) -> dict[str, torch.nn.Parameter]:
     """Put LoRA matrices beside the attention layers of *unet*; return them by name, in the order of their names."""
     import torch
     from peft import LoraConfig, inject_adapter_in_model
@@ -115,6 +115,8 @@ def add_adapter(unet: Any, training: Training) -> dict[str, torch.nn.Parameter]:
         for name, weight in weights.items():
             weight.requires_grad_(True)
             weight.data = weight.data.float()
+            if not initialise:
+                continue
             if ".lora_A." in name:
                 values = order.initial_weight(training.seed, name, (weight.shape[0], weight.shape[1]))
                 weight.copy_(torch.from_numpy(values))

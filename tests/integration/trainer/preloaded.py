@@ -1,4 +1,4 @@
-"""Imported last by the process that trainers are forked from: what was imported is no child's garbage to look through."""
+"""Imported last by the process that trainers are forked from: no child need look through its imports for garbage."""
 
 import gc
 

@@ -82,8 +82,8 @@ def receive(folder: Path) -> Iterator[Receiver]:
 
         def finish_request(self, request: Any, client_address: Any) -> None:
             # The handshake in the connection's thread, not in the one that accepts.
-            with contextlib.suppress(OSError):
-                super().finish_request(context.wrap_socket(request, server_side=True), client_address)
+            with contextlib.suppress(OSError), context.wrap_socket(request, server_side=True) as secured:
+                super().finish_request(secured, client_address)
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem", folder / "server.key")

@@ -1,4 +1,4 @@
-"""Events on their way to the operator: in order, repeated until accepted, and never a reason to stop training but two."""
+"""Events on their way to the operator: in order, repeated until accepted; and only two answers stop the training."""
 
 from __future__ import annotations
 
@@ -63,18 +63,14 @@ def test_sigterm_is_told(trainers: Trainers, receiver: Receiver, token: Path, na
     assert [event["step"] for event in receiver.accepted if event["type"] == "checkpoint"] == [last["step"]]
 
 
-def test_a_failure_is_told(
-    trainers: Trainers, receiver: Receiver, token: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_failure_is_told(trainers: Trainers, receiver: Receiver, token: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     attempt = run_with(trainers, receiver, token, name, dataset={"source": str(tmp_path / "empty")}).start()
     assert attempt.end() == 78
     assert (receiver.accepted[-1]["type"], receiver.accepted[-1]["reason"]) == ("failed", "EmptyDataset")
 
 
-def test_refused_for_a_while_and_another_token(
-    trainers: Trainers, receiver: Receiver, token: Path, name: str
-) -> None:
+def test_refused_for_a_while_and_another_token(trainers: Trainers, receiver: Receiver, token: Path, name: str) -> None:
     """Each event is sent again until it is accepted, with the token as it is then."""
     answers = iter([503, 429, 401])
 

@@ -71,7 +71,20 @@ def remove(*names: str) -> Callable[[Path], None]:
 
 
 def write(name: str, text: str) -> Callable[[Path], None]:
-    return lambda model: (model / name).write_text(text) and None
+    def change(model: Path) -> None:
+        (model / name).write_text(text)
+
+    return change
+
+
+def into_shards(model: Path, *lost: str) -> None:
+    """Put two shards in the place of the UNet's weights, without those that are *lost*."""
+    remove("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors")(model)
+    shards = ["part-1.safetensors", "part-2.safetensors"]
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    (model / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    for shard in set(shards) - set(lost):
+        (model / "unet" / shard).write_text("x")
 
 
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -92,20 +105,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "an inpainting UNet": (edit("unet/config.json", in_channels=9), "9 channels, not 4"),
     "another encoder": (edit("text_encoder/config.json", hidden_size=1024), r"2048 wide.*1024 \+ 1280"),
     "a broken config": (write("unet/config.json", "{"), r"unet/config\.json of the base model cannot be read"),
-    "a lost shard": (
-        lambda model: (
-            (
-                remove("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors")(
-                    model
-                ),
-                write(
-                    "unet/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": {"a": "part-1.safetensors"}}'
-                )(model),
-            )
-            and None
-        ),
-        r"unet/part-1\.safetensors is missing",
-    ),
+    "a lost shard": (lambda model: into_shards(model, "part-1.safetensors"), r"unet/part-1\.safetensors is missing"),
 }
 
 
@@ -151,10 +151,8 @@ def test_half_size_weights_are_preferred_where_asked(model: Path) -> None:
 
 
 def test_shards_are_taken(model: Path) -> None:
-    remove("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors")(model)
-    write("unet/part-1.safetensors", "x")(model)
-    write("unet/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": {"a": "part-1.safetensors"}}')(model)
-    assert "unet/part-1.safetensors" in fetch(model).names
+    into_shards(model)
+    assert {"unet/part-1.safetensors", "unet/part-2.safetensors"} <= set(fetch(model).names)
 
 
 def test_the_digest_knows_the_parts_and_their_bytes(model: Path) -> None:
