@@ -1,7 +1,7 @@
 """The whole product on one machine: a local cluster, the chart's objects, the operator as a process, data, a model.
 
-The demo plays on it, and the end-to-end tests do. The operator runs with the chart's ServiceAccount and nothing more, so
-that a right which the chart forgets is missed here.
+The demo plays on it, and the end-to-end tests do. The operator runs with the chart's ServiceAccount and nothing more,
+so that a right which the chart forgets is missed here.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SYSTEM = "lorafinetune-system"
 RELEASE = "lorafinetune"
 MODELS, DATA, LORAS = "models", "training-data", "loras"
+TAINTS = ("nvidia.com/gpu", "kubernetes.azure.com/scalesetpriority", "cloud.google.com/gke-spot")
 SECRET = "bucket-credentials"
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -225,7 +226,7 @@ class Stage:
                     "nodeSelector": {"lorafinetune.io/demo-pool": name},
                     "tolerations": [
                         {"key": key, "operator": "Exists"}
-                        for key in ("nvidia.com/gpu", "kubernetes.azure.com/scalesetpriority", "cloud.google.com/gke-spot")
+                        for key in TAINTS
                     ],
                     "gpu": {"product": product},
                     "pricePerHour": price,

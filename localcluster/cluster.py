@@ -231,6 +231,12 @@ class Cluster:
         return Path(self._state["kubectl"])
 
     @property
+    def kubectl_command(self) -> list[str]:
+        """The beginning of a command line: kubectl as this cluster's administrator, with a cache of its own."""
+        cache = self.directory / "kubectl-cache"  # kubectl's own is by port, and ports come again
+        return [str(self._state["kubectl"]), "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(cache)]
+
+    @property
     def server(self) -> str:
         """The API server's URL."""
         return str(self._state["server"])
@@ -250,7 +256,7 @@ class Cluster:
     ) -> str:
         """Run kubectl as administrator and return its output. Raises RuntimeError with what kubectl said."""
         answer = subprocess.run(
-            [self.kubectl_program, "--kubeconfig", str(self.kubeconfig), *map(str, arguments)],
+            [*self.kubectl_command, *map(str, arguments)],
             input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         if check and answer.returncode != 0:

@@ -46,6 +46,8 @@ WORKERS: Final = 8
 """Runs that are worked on at once."""
 RETRY: Final = 5.0
 """Seconds until a pass that failed is repeated."""
+UNREADABLE: Final = 60.0
+"""Seconds until a run that cannot be read is looked at again."""
 WRITE_EVERY: Final = 1.0
 """Seconds between two status writes for mere progress."""
 
@@ -91,10 +93,10 @@ class Loop:
         cluster: Cluster,
         stores: Stores,
         trainer: pods.Trainer,
+        *,
         witness: Witness,
         metrics: Metrics,
         make_jobs: Callable[[Callable[[str], None]], Jobs],
-        *,
         clock: Callable[[], float],
         collect_timeout: float,
     ) -> None:
@@ -166,7 +168,8 @@ class Loop:
         if not is_news(progress, event):
             return Delivery.STALE
         self._progress[uid] = fold(progress, event, self._clock())
-        _log.info("event %s", event.type, extra={"uid": uid, "attempt": event.attempt, "step": event.step})
+        level = logging.DEBUG if event.type is EventType.PROGRESS else logging.INFO
+        _log.log(level, "event %s", event.type, extra={"uid": uid, "attempt": event.attempt, "step": event.step})
         self.wake(uid, WRITE_EVERY if event.type is EventType.PROGRESS else 0.0)
         return Delivery.ACCEPTED
 
@@ -218,6 +221,8 @@ class Loop:
         except errors.ClusterError as error:
             self._witness.failed(about, error)
             return RETRY
+        except ValidationError as error:
+            return await self._unreadable(run, about, error)
         except Exception as error:
             _log.exception("pass failed", extra={"uid": uid, "run": f"{about.namespace}/{about.name}"})
             self._witness.failed(about, error)
@@ -356,6 +361,23 @@ class Loop:
             if fresh is not None:
                 self._stores.pods.learn(fresh)
         return 0.1
+
+    async def _unreadable(self, run: Object, about: RunSeen, error: ValidationError) -> float | None:
+        """A run that the schema took and we cannot read (from another version of us) is left alone, but never stuck."""
+        first = error.errors()[0]
+        message = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        self._witness.failed(about, error)
+        self._witness.announced(run, Announcement("Unreadable", message, warning=True))
+        if about.deleting_since is None or not about.has_finalizer:
+            return UNREADABLE
+        if self._clock() - about.deleting_since < self._collect_timeout:
+            return UNREADABLE
+        await self._witness.abandoned(about, (run.get("status") or {}).get("prefix", ""), message)
+        try:
+            await self._patch_finalizers(run, remove=seen.RUN_FINALIZER)
+        except errors.ClusterError as failure:
+            self._witness.failed(about, failure)
+        return RETRY
 
     async def _orphans(self, uid: str) -> float | None:
         """A run is gone; pods that it left behind held are let go (the garbage collector deletes them)."""

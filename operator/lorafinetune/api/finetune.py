@@ -432,6 +432,8 @@ class LoRAFineTuneStatus(OpenModel):
     """The newest checkpoint."""
     artifact: ArtifactStatus | None = None
     """The final LoRA, once verified."""
+    pruned: bool | None = None
+    """True once storage holds the artifact and nothing else of the run."""
     cost: Annotated[str, Field(max_length=32)] | None = None
     """What the run has cost so far: seconds of its attempts times the price of their pools."""
     saved: Annotated[str, Field(max_length=8)] | None = None

@@ -172,6 +172,8 @@ def _counted(status: LoRAFineTuneStatus, ended: list[tuple[str, str]]) -> LoRAFi
 
 
 def _progressed(status: LoRAFineTuneStatus, seen: Observation) -> LoRAFineTuneStatus:
+    if status.completion_time is not None:
+        return status  # the last word has been said
     steps = seen.spec.training.steps
     progress = seen.progress
     newest = status.attempts[-1] if status.attempts else None

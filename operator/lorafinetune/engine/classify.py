@@ -141,7 +141,9 @@ def is_lost(pod: PodSeen, node: NodeSeen | None, *, progress: Progress | None, n
         return None
     if node is not None and node.ready:
         return None
-    since = node.not_ready_since if node is not None and node.not_ready_since is not None else pod.created
+    # A node that we have not heard of yet looks like one that is gone: the pod's binding gives it time.
+    bound = pod.bound if pod.bound is not None else pod.created
+    since = node.not_ready_since if node is not None and node.not_ready_since is not None else bound
     heard = progress.heard if progress is not None and progress.attempt == pod.attempt else 0.0
     quiet = now - max(since, heard)
     if quiet < LOST_AFTER:

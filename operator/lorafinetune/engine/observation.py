@@ -38,6 +38,8 @@ class PodSeen:
     """Pending, Running, Succeeded, Failed or Unknown."""
     created: float
     node: str | None = None
+    bound: float | None = None
+    """When the scheduler gave it its node."""
     started: float | None = None
     """When the trainer's container started."""
     ended: float | None = None

@@ -38,6 +38,8 @@ RETRY_CREATE: Final = 15.0
 """Seconds between two tries to create a pod that was refused."""
 UNHEARD: Final = 60.0
 """Seconds without an event after which the head is read instead."""
+LATE_WORD: Final = 300.0
+"""Seconds after a trainer's start without any event, after which people should know that something is in the way."""
 LONGEST_SAVE: Final = 120.0
 """Seconds for which a lost attempt may still be writing; then its prefix may be cleared."""
 
@@ -100,8 +102,11 @@ def finished(now: Settled) -> Decision | None:
         return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*_end_live(now)])
     if not is_true(conditions, ConditionType.SUCCEEDED):
         return None
-    if seen.storage.pruned is not None and seen.storage.pruned.done:
+    if now.status.pruned:
         return conclude(now, "Succeeded", "", "", keep_conditions=True)
+    if seen.storage.pruned is not None and seen.storage.pruned.done:
+        status = now.status.model_copy(update={"pruned": True, "checkpoint": None})
+        return conclude(now, "Succeeded", "", "", status=status, keep_conditions=True)
     retry = seen.storage.pruned is None or seen.now - seen.storage.pruned.time >= RETRY_STORAGE
     actions = [StartJob(Job.PRUNE)] if retry else []
     return conclude(now, "Succeeded", "", "", keep_conditions=True, actions=actions, again=RETRY_STORAGE)
@@ -154,6 +159,10 @@ def live(now: Settled) -> Decision | None:
     if seen.now - max(heard, asked) >= UNHEARD:
         actions.append(StartJob(Job.READ))
     if progress is None or progress.attempt != last.number or progress.phase is None:
+        if pod.started is not None and seen.now - pod.started >= LATE_WORD:
+            known = f"step {now.status.checkpoint.step}" if now.status.checkpoint else "none yet"
+            message = f"{where}: no word from its trainer (can it reach the webhook?); newest checkpoint: {known}"
+            return conclude(now, "Running", "Unheard", message, actions=actions, again=REFRESH)
         return conclude(
             now, "Starting", "TrainerStarting", f"{where}: the trainer is starting", actions=actions, again=REFRESH
         )

@@ -53,7 +53,15 @@ def serve(directory: Path) -> Iterator[Access]:
     (data / BUCKET).mkdir(parents=True)
     (credentials / "AWS_ACCESS_KEY_ID").write_text(key_id)
     (credentials / "AWS_SECRET_ACCESS_KEY").write_text(f"{secret_key}\n")
-    server = [str(binaries.find("versitygw")), "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", "posix", str(data)]
+    server = [
+        str(binaries.find("versitygw")),
+        "--port",
+        f"127.0.0.1:{port}",
+        "--quiet",
+        "--keep-alive",
+        "posix",
+        str(data),
+    ]
     status_read, status_write = os.pipe()
     with (directory / "log").open("wb") as log:
         keeper = subprocess.Popen(

@@ -1,8 +1,11 @@
 """Every rule of the product: what is seen, and what is decided. Read it beside ``engine/rules.py``."""
 
+# ruff: noqa: E501 - a table is read by its rows
+
 from typing import Any
 
 import pytest
+
 from lorafinetune.api.finetune import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
 from lorafinetune.contract.event import Phase, Saved, Termination
 from lorafinetune.engine.conditions import ConditionType, find
@@ -28,7 +31,6 @@ from lorafinetune.engine.observation import (
 from lorafinetune.engine.progress import Progress
 from lorafinetune.engine.rules import decide
 from lorafinetune.engine.times import stamp
-
 from tests.unit.engine.given import NOW, READY, attempt, ended, pod, pool, seen, spec, status
 
 LOST = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
@@ -91,6 +93,8 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("infrastructure backs off", seen(status=status(attempt()), pods=(ended(exit_code=74),)), "Pending", "BackingOff", []),
     ("a succeeded run is pruned until it is", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], phase="Succeeded")), "Succeeded", "Succeeded", [StartJob(Job.PRUNE)]),
     ("and rests", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED]), storage=storage(pruned=Tidied(True, "", "", NOW))), "Succeeded", "Succeeded", []),
+    ("also after the operator's restart", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], pruned=True)), "Succeeded", "Succeeded", []),
+    ("a trainer that never speaks is told of", seen(status=status(attempt()), pods=(pod(started=NOW - 301),), storage=storage(read=NOW)), "Running", "Unheard", []),
     ("a failed run rests", seen(status=status(attempt(cause="Invalid", ended=stamp(NOW)), conditions=[FAILED])), "Failed", "Failed", []),
     ("suspend stops the attempt", seen(spec=spec(suspend=True), status=status(attempt()), pods=(pod(),)), "Suspended", "Suspending", [DeletePod]),
     ("a suspended run stays stopped", seen(spec=spec(suspend=True), status=status(attempt(**CLOSED))), "Suspended", "Suspended", []),
