@@ -196,6 +196,7 @@ class Loop:
     async def _work(self) -> None:
         while True:
             uid = await self._queue.take()
+            self._metrics.taken(len(self._queue), self._queue.waited)
             try:
                 again = await self._pass(uid)
                 if again is not None:
@@ -284,7 +285,15 @@ class Loop:
                 raise AssertionError("letting go comes after everything else")
 
     async def _create(self, create: CreatePod, observation: Observation) -> None:
-        about = observation.run
+        about, spec = observation.run, observation.spec
+        for field, secret in (
+            ("storage.credentialsSecret", spec.storage.credentials_secret),
+            ("baseModel.credentialsSecret", spec.base_model.credentials_secret),
+        ):
+            # The label is its owner's leave to mount it: else who may create runs could read every Secret here.
+            problem = await self._jobs.secret_problem(about.namespace, field, secret) if secret is not None else None
+            if problem is not None:
+                raise self._refuse(about, problem.reason, str(problem))
         body = pods.build(about, observation.spec, create, self._trainer)
         name = body["metadata"]["name"]
         try:
@@ -293,17 +302,18 @@ class Loop:
             found = await self._cluster.get(PODS, name, about.namespace)
             owners = (found or {}).get("metadata", {}).get("ownerReferences", ())
             if found is None or about.uid not in {owner["uid"] for owner in owners}:
-                raise self._refuse(about, f"a pod {name!r} that is not this run's is in the way: delete it") from error
+                message = f"a pod {name!r} that is not this run's is in the way: delete it"
+                raise self._refuse(about, "PodNameTaken", message) from error
             pod = found
         except errors.Refused as error:
-            raise self._refuse(about, f"the API server refuses the pod: {error}") from error
+            raise self._refuse(about, "CreateRefused", f"the API server refuses the pod: {error}") from error
         self._refusals.pop(about.uid, None)
         self._jobs.drop_artifact(about.uid)
         self._stores.pods.learn(pod)
 
-    def _refuse(self, about: RunSeen, message: str) -> errors.Conflict:
+    def _refuse(self, about: RunSeen, reason: str, message: str) -> errors.Conflict:
         """File a refusal; the pass is repeated at once, and the rules say what it means."""
-        self._refusals[about.uid] = Refusal(message, self._clock())
+        self._refusals[about.uid] = Refusal(reason, message, self._clock())
         return errors.Conflict(message)
 
     async def _release(self, name: str, uid: str, namespace: str) -> None:

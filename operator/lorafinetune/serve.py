@@ -145,7 +145,8 @@ class Operator:
             webhook_ca=authority.certificate.decode(),
         )
         recorder = EventRecorder(self._cluster, settings.own_name, count=self._metrics.event)
-        witness = Witness(self._cluster, recorder, self._metrics, namespace=settings.own_namespace)
+        witness = Witness(self._cluster, recorder, self._metrics, namespace=settings.own_namespace, clock=time.time)
+        await witness.recall()
         loop = Loop(
             self._cluster,
             self._stores,

@@ -21,6 +21,10 @@ LATE_EVIDENCE: Final = 30.0
 LOST_AFTER: Final = 10.0
 """Seconds of a node's silence (after it turned NotReady) and of its trainer's, before the attempt counts as lost."""
 
+STORAGE_REASONS: Final = frozenset({"AccessDenied", "BucketMissing", "StorageUnreachable"})
+"""What the bucket may say in the middle of a run: keys expire and buckets go, and come back."""
+HEAD_LOST: Final = "HeadLost"
+
 _SHUTDOWN: Final = {"Terminated", "Shutdown", "NodeShutdown", "Preempting", "NodeLost"}
 _REJECTED: Final = {"NodeAffinity", "UnexpectedAdmissionError"}
 _SIGNALS: Final = {128 + 9, 128 + 15}
@@ -78,7 +82,8 @@ def classify(
         reason = (
             (pod.termination.reason if pod.termination else "") or (progress.reason if progress else "") or "Invalid"
         )
-        return Ending(Cause.INVALID, reason, words or (progress.message if progress else "") or "the input cannot work")
+        cause = Cause.INFRASTRUCTURE if reason in STORAGE_REASONS else Cause.INVALID
+        return Ending(cause, reason, words or (progress.message if progress else "") or "the input cannot work")
     if pod.container_reason == "OOMKilled" or pod.exit_code == ExitCode.OUT_OF_MEMORY:
         advice = (
             "set training.gradientCheckpointing: true, lower training.batchSize or training.resolution, "
@@ -88,7 +93,8 @@ def classify(
     if pod.exit_code == ExitCode.FAILED and pod.termination is not None and pod.termination.reason:
         return Ending(Cause.ERROR, pod.termination.reason, words)
     if pod.exit_code == ExitCode.FENCED:
-        return Ending(Cause.FENCED, "Fenced", words or "another attempt holds the head")
+        reason = (pod.termination.reason if pod.termination else "") or "Fenced"
+        return Ending(Cause.FENCED, reason, words or "another attempt holds the head")
     if suspended and pod.deleting:
         return Ending(Cause.SUSPENDED, "Suspended", f"suspended by the user{saved}")
     if pod.disruption:

@@ -52,6 +52,7 @@ class Job(StrEnum):
     CHECK = "check"
     READ = "read"
     VERIFY = "verify"
+    REBUILD = "rebuild"
     PRUNE = "prune"
     BURY = "bury"
     COLLECT = "collect"

@@ -128,6 +128,8 @@ class StorageSeen:
     read: float | None = None
     """When the head was last read."""
     artifact: ArtifactChecked | None = None
+    rebuilt: Tidied | None = None
+    """After the head was lost: it has been made anew from the manifests."""
     pruned: Tidied | None = None
     """After success: checkpoints and conditioning are gone."""
     buried: Tidied | None = None
@@ -138,8 +140,9 @@ class StorageSeen:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The API server would not take a pod: quota, policy, another object of that name."""
+    """A pod could not be made: quota, policy, another object of that name, a Secret that is missing."""
 
+    reason: str
     message: str
     time: float
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from lorafinetune.api.finetune import ConditionStatus
+from lorafinetune.contract.event import Phase
 from lorafinetune.engine import budgets, pools
 from lorafinetune.engine.attempts import Settled, settle
-from lorafinetune.engine.classify import PREEMPTIONS, Cause
+from lorafinetune.engine.classify import HEAD_LOST, PREEMPTIONS, STORAGE_REASONS, Cause
 from lorafinetune.engine.conditions import ConditionType, is_false, is_true
 from lorafinetune.engine.decision import (
     Abandon,
@@ -166,7 +167,13 @@ def live(now: Settled) -> Decision | None:
         return conclude(
             now, "Starting", "TrainerStarting", f"{where}: the trainer is starting", actions=actions, again=REFRESH
         )
-    if progress.phase != "Training":
+    if progress.phase in (Phase.SAVING, Phase.EXPORTING):
+        message = f"{where}: {progress.phase.value.lower()}"
+        again = REFRESH
+        return conclude(
+            now, "Running", progress.phase.value, message, running=ConditionStatus.TRUE, actions=actions, again=again
+        )
+    if progress.phase is not Phase.TRAINING:
         return conclude(
             now,
             "Starting",
@@ -255,13 +262,29 @@ def unplaceable(now: Settled) -> Decision | None:
     )
 
 
-def storage_unready(now: Settled) -> Decision | None:
-    """Before the first attempt, the bucket must answer: a GPU that waits for a password costs money."""
-    if now.status.attempts:
+def head_lost(now: Settled) -> Decision | None:
+    """Somebody deleted the head: make it anew from the manifests before another attempt asks for it."""
+    last = now.last
+    if last is None or last.reason != HEAD_LOST or last.ended is None:
         return None
-    seen = now.seen
+    rebuilt = now.seen.storage.rebuilt
+    if rebuilt is None or rebuilt.time < instant(last.ended):
+        message = f"{last.message}; making it anew from the manifests"
+        return conclude(now, "Pending", HEAD_LOST, message, actions=[StartJob(Job.REBUILD)], again=RETRY_STORAGE)
+    if rebuilt.done:
+        return None
+    actions = [StartJob(Job.REBUILD)] if now.seen.now - rebuilt.time >= RETRY_STORAGE else []
+    return conclude(now, "Pending", rebuilt.reason, rebuilt.message, actions=actions, again=RETRY_STORAGE, warn=True)
+
+
+def storage_unready(now: Settled) -> Decision | None:
+    """Before the first attempt, and after one that the bucket failed, it must answer: a GPU that waits costs money."""
+    seen, last = now.seen, now.last
+    failed = last is not None and last.reason in STORAGE_REASONS and last.ended is not None
+    if last is not None and not failed:
+        return None
     checked = seen.storage.checked
-    if checked is None:
+    if checked is None or (last is not None and checked.time < instant(last.ended or "")):
         return conclude(
             now, "Pending", "CheckingStorage", "asking the bucket", actions=[StartJob(Job.CHECK)], again=RETRY_STORAGE
         )
@@ -294,12 +317,12 @@ def backing_off(now: Settled) -> Decision | None:
 
 
 def refused(now: Settled) -> Decision | None:
-    """The API server would not take the pod: say its own sentence, and try again."""
+    """The pod could not be made: say why, in the API server's own sentence where it is its, and try again."""
     refusal = now.seen.refusal
     if refusal is None or now.seen.now - refusal.time >= RETRY_CREATE:
         return None
     left = RETRY_CREATE - (now.seen.now - refusal.time)
-    return conclude(now, "Pending", "CreateRefused", refusal.message, again=left, warn=True)
+    return conclude(now, "Pending", refusal.reason, refusal.message, again=left, warn=True)
 
 
 def next_attempt(now: Settled) -> Decision | None:
@@ -333,6 +356,7 @@ CHAIN: Final[tuple[Rule, ...]] = (
     verifying,
     out_of_budget,
     unplaceable,
+    head_lost,
     storage_unready,
     backing_off,
     refused,
