@@ -216,16 +216,21 @@ def watched_exit_codes(stage: Stage, home: str, pod: str) -> Iterator[list[int]]
     path = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}{'\\n'}"
     kubectl = [str(binaries.find("kubectl")), "--kubeconfig", str(stage.cluster.kubeconfig)]
     codes: list[int] = []
+    watching = threading.Event()
     with lines_of([*kubectl, "get", "pod", pod, "-n", home, "--watch", "-o", path]) as watch:
 
         def read() -> None:
             assert watch.stdout is not None
-            codes.extend(int(line) for line in watch.stdout if line.strip())
+            for line in watch.stdout:
+                watching.set()  # the first line is what the pod is now
+                codes.extend([int(line)] if line.strip() else [])
 
         thread = threading.Thread(target=read)
         thread.start()
+        assert watching.wait(20), "kubectl does not watch"
         yield codes
-    thread.join()
+        watch.terminate()
+        thread.join()
 
 
 def test_namespace_deleted(stage: Stage, home: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +39,7 @@ PRELOADED = [
     "lorafinetune_trainer.loop",
     "lorafinetune_trainer.export",
     "lorafinetune_trainer.main",
+    "tests.integration.trainer.preloaded",
 ]
 LIMIT = 90.0
 
@@ -83,6 +86,29 @@ def _become_trainer(arguments: list[str], environment: dict[str, str], output: s
     os.environ.update(environment)
     sys.argv[:] = ["lorafinetune_trainer", *arguments]
     runpy.run_module("lorafinetune_trainer", run_name="__main__")
+
+
+class Cold:
+    """A process started from nothing, with the verbs of one that was forked."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.kill = process.kill
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def is_alive(self) -> bool:
+        return self.exitcode is None
+
+    def join(self, limit: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(limit)
+
+    def close(self) -> None:
+        self.join(0)
 
 
 class Trainer:
@@ -215,18 +241,33 @@ class Trainers:
             config[place] = {**config.get(place, {}), **value} if isinstance(value, dict) else value
         return Run(self, RunConfig.model_validate(config))
 
-    def start(self, config: RunConfig, arguments: list[str]) -> Trainer:
+    def start(
+        self,
+        config: RunConfig,
+        arguments: list[str],
+        *,
+        environment: dict[str, str] | None = None,
+        cold: bool = False,
+    ) -> Trainer:
+        """Start an attempt of *config*; *environment* is added to its own. A *cold* one imports everything itself."""
         folder = self.folder / f"{next(self._numbers)}-{config.run.name}"
         folder.mkdir()
-        environment = {
+        variables = {
             ENV_RUN_CONFIG: json.dumps(config.to_json()),
             ENV_TERMINATION_LOG: str(folder / "termination"),
             ENV_POD_UID: f"pod-{folder.name}",
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "TMPDIR": str(folder),
+            **(environment or {}),
         }
-        process = forkserver().Process(target=_become_trainer, args=(arguments, environment, str(folder / "output")))
+        if cold:
+            command = [sys.executable, "-m", "lorafinetune_trainer", *arguments]
+            with (folder / "output").open("wb") as output:
+                started = Cold(subprocess.Popen(command, env={**os.environ, **variables}, stdout=output, stderr=output))
+            self._started.append(started)
+            return Trainer(started, folder)
+        process = forkserver().Process(target=_become_trainer, args=(arguments, variables, str(folder / "output")))
         process.start()
         self._started.append(process)
         return Trainer(process, folder)

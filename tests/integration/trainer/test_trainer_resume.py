@@ -66,7 +66,9 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("moment", KILLS)
+@pytest.mark.parametrize(
+    "moment", ["while conditioning", "conditioned", "in the first step", "after two checkpoints", "while exporting"]
+)
 def test_killed_without_notice_at(moment: str, trainers: Trainers, undisturbed: Run, name: str) -> None:
     run = trainers.run(name)
     first = run.start()
