@@ -83,6 +83,7 @@ STATUS: dict[str, Any] = {
         "sha256": "b" * 64,
         "size": 23_000_000,
     },
+    "pruned": True,
     "cost": "$0.041",
     "saved": "65%",
     "eta": "5m",
@@ -338,6 +339,22 @@ def test_what_may_change_at_any_time(
     runs: Runs, stored: Callable[[bool], dict[str, Any]], path: str, value: Any
 ) -> None:
     runs.replace(changed(stored(True), {path: value}))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_steps_cannot_be_raised_under_a_schedule_that_looks_at_the_end(runs: Runs, schedule: str) -> None:
+    runs.create(changed(FINETUNE, {"spec.training.schedule": schedule}))
+    runs.set("timber", {"spec.training.steps": 600})
+    runs.write_status("timber", {"startTime": "2026-11-23T07:51:00Z"})
+    with pytest.raises(client.ApiException, match="linear or cosine"):
+        runs.set("timber", {"spec.training.steps": 700})
+
+
+def test_steps_cannot_be_raised_after_the_end(runs: Runs, stored: Callable[[bool], dict[str, Any]]) -> None:
+    stored(True)
+    runs.write_status("timber", {"startTime": "2026-11-23T07:51:00Z", "completionTime": "2026-11-23T07:59:00Z"})
+    with pytest.raises(client.ApiException, match="once the run has ended"):
+        runs.set("timber", {"spec.training.steps": 700})
 
 
 def test_every_frozen_or_editable_field_is_in_one_of_the_two_tables() -> None:
