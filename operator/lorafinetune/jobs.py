@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from lorafinetune.api.finetune import ArtifactStatus, LoRAFineTuneSpec, OnDelete
+from lorafinetune.api.finetune import LoRAFineTuneSpec, OnDelete
+from lorafinetune.api.status import ArtifactStatus
 from lorafinetune.contract import layout, runconfig
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.engine.decision import Job

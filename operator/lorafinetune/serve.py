@@ -20,8 +20,8 @@ from lorafinetune.kube.events import EventRecorder
 from lorafinetune.kube.pods import Trainer
 from lorafinetune.kube.reflector import Reflector, trim
 from lorafinetune.kube.store import Change, Store
-from lorafinetune.kube.stores import NamespacedStore
-from lorafinetune.loop import Loop, Stores
+from lorafinetune.kube.stores import NamespacedStore, Stores
+from lorafinetune.loop import Loop
 from lorafinetune.probes import Probes
 from lorafinetune.receiver.authenticate import Identity
 from lorafinetune.receiver.certificate import Authority, ServerCertificate, host_of

@@ -11,11 +11,12 @@ import pytest
 import yaml
 from kubernetes import client, config
 
-from lorafinetune.api.finetune import LoRAFineTuneSpec, LoRAFineTuneStatus
+from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
 from lorafinetune.api.kinds import GPUPOOL as POOL_KIND
 from lorafinetune.api.kinds import LORAFINETUNE as RUN_KIND
 from lorafinetune.api.render import manifest
+from lorafinetune.api.status import LoRAFineTuneStatus
 from tests.manifests import FINETUNE, GPUPOOL, MINIMAL, REMOVED, changed
 
 GROUP_VERSION = ("lorafinetune.io", "v1alpha1")

@@ -7,8 +7,9 @@ from typing import Final
 from pydantic import BaseModel
 
 from lorafinetune.api.crd import AGE, Column, Kind
-from lorafinetune.api.finetune import BaseModelSpec, DatasetSpec, LoRAFineTuneSpec, LoRAFineTuneStatus, StorageSpec
+from lorafinetune.api.finetune import BaseModelSpec, DatasetSpec, LoRAFineTuneSpec, StorageSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.api.status import LoRAFineTuneStatus
 from lorafinetune.api.words import Extra, rule
 from lorafinetune.contract.training import Training
 

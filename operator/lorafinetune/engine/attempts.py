@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from lorafinetune.api.finetune import MAX_ATTEMPTS_KEPT, AttemptStatus, CheckpointStatus, LoRAFineTuneStatus
+from lorafinetune.api.status import MAX_ATTEMPTS_KEPT, AttemptStatus, CheckpointStatus, LoRAFineTuneStatus
 from lorafinetune.contract import layout
 from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.engine import ledger

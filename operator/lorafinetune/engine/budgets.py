@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lorafinetune.api.finetune import AttemptStatus
+from lorafinetune.api.status import AttemptStatus
 from lorafinetune.engine.classify import PREEMPTIONS, Cause
 from lorafinetune.engine.times import instant
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from lorafinetune.api.finetune import LoRAFineTuneStatus
 from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.api.status import LoRAFineTuneStatus
 
 
 @dataclass(frozen=True, slots=True)

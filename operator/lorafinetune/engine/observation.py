@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lorafinetune.api.finetune import ArtifactStatus, LoRAFineTuneSpec, LoRAFineTuneStatus
+from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.api.status import ArtifactStatus, LoRAFineTuneStatus
 from lorafinetune.contract.event import Termination
 from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.engine.progress import Progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorafinetune.api.finetune import Condition, ConditionStatus, LoRAFineTuneStatus
+from lorafinetune.api.status import Condition, ConditionStatus, LoRAFineTuneStatus
 from lorafinetune.contract import layout
 from lorafinetune.engine.attempts import Settled
 from lorafinetune.engine.conditions import ConditionType, clip, find, is_false, is_true, put

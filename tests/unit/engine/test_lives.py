@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lorafinetune.api.finetune import ArtifactStatus, LoRAFineTuneStatus
+from lorafinetune.api.status import ArtifactStatus, LoRAFineTuneStatus
 from lorafinetune.contract.event import Phase, Saved, Termination
 from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.engine.decision import (

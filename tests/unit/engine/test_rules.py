@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lorafinetune.api.finetune import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
+from lorafinetune.api.status import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
 from lorafinetune.contract.event import Phase, Saved, Termination
 from lorafinetune.engine.conditions import ConditionType, find
 from lorafinetune.engine.decision import (
