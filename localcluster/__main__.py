@@ -1,4 +1,4 @@
-"""The command line: `python -m localcluster up|down|status|env|node|preempt|kill|cut|heal|drain|kubectl`."""
+"""The command line: `python -m localcluster COMMAND`, see `--help`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from localcluster import control
+from localcluster import binaries, control
 from localcluster.binaries import BuildError
 from localcluster.clouds import CLOUDS
 from localcluster.cluster import Cluster
@@ -39,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[which])
 
+    programs = commands.add_parser("programs", help="find or build the upstream programs, and say where they are")
+    programs.add_argument("--cluster", action="store_true", help="only those that a cluster runs (not helm)")
     up = add("up", "start a cluster; it runs in the background until `down`")
     up.add_argument("--foreground", action="store_true", help="stay here; Ctrl-C ends the cluster")
     up.add_argument("--bucket", action="append", default=[], metavar="BUCKET", help="make this S3 bucket (repeatable)")
@@ -110,6 +112,14 @@ def up(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def programs(arguments: argparse.Namespace) -> int:
+    """Find or build the programs."""
+    found = binaries.find_all(binaries.CLUSTER_PROGRAMS if arguments.cluster else binaries.PROGRAMS)
+    for name, path in found.items():
+        print(f"{name:<26}{path}")
+    return 0
+
+
 def down(arguments: argparse.Namespace) -> int:
     """End a cluster, also one whose supervisor was killed."""
     Cluster(arguments.name, arguments.dir).stop()
@@ -178,8 +188,9 @@ def main() -> int:
     """Run one command; errors are one line that says what to do."""
     arguments = parser().parse_args()
     try:
-        if arguments.command in ("up", "down", "status"):
-            return {"up": up, "down": down, "status": status}[arguments.command](arguments)
+        alone = {"up": up, "down": down, "status": status, "programs": programs}
+        if arguments.command in alone:
+            return alone[arguments.command](arguments)
         cluster = Cluster.attach(arguments.name, arguments.dir)
         if arguments.command == "env":
             print(exports(cluster))

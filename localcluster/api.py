@@ -141,7 +141,10 @@ class Api:
             if answer.status >= 400:
                 raise ApiError(answer.status, await answer.text())
             async for line in answer.content:
-                event: Json = json.loads(line)
+                try:
+                    event: Json = json.loads(line)
+                except ValueError:
+                    return  # the server went in the middle of a line
                 if event["type"] == "ERROR":
                     raise ApiError(event["object"].get("code", 500), json.dumps(event["object"]))
                 yield event

@@ -90,6 +90,14 @@ class FaultControl:
         """Start the API server again, on the same port and data."""
         self._cluster.call("api-server-start", timeout=180)
 
+    def kill_s3(self) -> None:
+        """End the S3 server with SIGKILL; it stays away until `start_s3`."""
+        self._cluster.call("s3-kill")
+
+    def start_s3(self) -> None:
+        """Start the S3 server again, on the same port and data."""
+        self._cluster.call("s3-start")
+
     def compact(self) -> int:
         """Compact etcd, so that older resource versions are 410 Gone; returns the revision."""
         return int(self._cluster.call("compact")["revision"])

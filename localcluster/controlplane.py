@@ -136,7 +136,7 @@ class ControlPlane:
             "--root-ca-file", self.authority.certificate, "--leader-elect=false",
             "--bind-address", "127.0.0.1", "--secure-port", self.manager_port, "--cert-dir", self.directory / "pki",
             "--node-monitor-grace-period", f"{NODE_MONITOR_GRACE}s", "--node-monitor-period", f"{NODE_MONITOR_PERIOD}s",
-            "--node-eviction-rate", "10", "--profiling=false",
+            "--node-eviction-rate", "10", "--profiling=false", "--kube-api-qps", "200", "--kube-api-burst", "400",
         ])  # fmt: skip
 
     async def _start_scheduler(self) -> None:

@@ -7,6 +7,7 @@ API, never by telling the operator or a trainer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import email.utils
 import json
@@ -14,16 +15,19 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from localcluster import clouds
-from localcluster.api import STRATEGIC, Api, ApiError, Json
+from localcluster.api import STRATEGIC, Api, ApiError, Json, unreachable
 from localcluster.clouds import Reclaim
 from localcluster.fleet import GONE, Fleet, Machine
 
 log = logging.getLogger("localcluster.faults")
+T = TypeVar("T")
 EVICTION_RETRY = 1.0
+INSIST_SECONDS = 600.0
+SIGNS_SECONDS = 5.0
 DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
 TERMINAL = ("Succeeded", "Failed")
 
@@ -62,28 +66,41 @@ class Faults:
         `replace_after` seconds after the machine's end a node of the same pool joins. `wait`: until the end of it all.
         """
         machine = self.fleet.running(node)
+        if f"preempt {node}" in self.under_way():
+            raise ValueError(f"node {node!r} is being reclaimed already")
         reclaim = clouds.cloud_of(machine.spec).reclaim
         seconds = reclaim.notice if notice is None else float(notice)
-        work = self._preempt(machine, reclaim, seconds, replace_after)
-        return await self._begin(f"preempt {node}", work, wait)
+        shown = asyncio.Event()
+        work = self._preempt(machine, reclaim, seconds, replace_after, shown=shown)
+        answer = await self._begin(f"preempt {node}", work, wait)
+        with contextlib.suppress(TimeoutError):  # they may come late: the API server may be away
+            await asyncio.wait_for(shown.wait(), SIGNS_SECONDS)
+        return answer
 
-    async def _preempt(self, machine: Machine, reclaim: Reclaim, notice: float, replace_after: float | None) -> None:
+    async def _preempt(
+        self, machine: Machine, reclaim: Reclaim, notice: float, replace_after: float | None, *, shown: asyncio.Event
+    ) -> None:
         name = machine.spec.name
         deadline = time.time() + notice
         log.info("%s is reclaimed with %g s notice", name, notice)
-        await self._show_signs(name, reclaim, deadline)
-        work: list[Coroutine[Any, Any, None]] = []
-        if reclaim.evict:
-            work.append(self._evict_all(name, deadline, respect=reclaim.honours_do_not_disrupt))
         if reclaim.graceful_shutdown:
             (machine.directory / "power-off.json").write_text(json.dumps({"seconds": notice}))
             os.kill(machine.process.pid, signal.SIGUSR1)
-        drain = asyncio.gather(*work)
+
+        async def announce() -> None:
+            await _insist(lambda: self._show_signs(name, reclaim, deadline))
+            shown.set()
+            if reclaim.evict:
+                await self._evict_all(name, deadline, respect=reclaim.honours_do_not_disrupt)
+
+        # The machine ends on time, whether or not the API server can be told so.
+        announcing = asyncio.create_task(announce())
+        announcing.add_done_callback(_log_failure)
         try:
             await asyncio.sleep(max(0.0, deadline - time.time()))
         finally:
-            drain.cancel()
-            await asyncio.gather(drain, return_exceptions=True)
+            announcing.cancel()
+            await asyncio.gather(announcing, return_exceptions=True)
         await self._end(name, delete=reclaim.delete_after, replace_after=replace_after)
 
     async def _show_signs(self, name: str, reclaim: Reclaim, deadline: float) -> None:
@@ -123,7 +140,7 @@ class Faults:
         """Evict every pod of a node that still runs; a refusal (a disruption budget) is tried again until the end."""
         while time.time() < deadline:
             waiting = [
-                pod for pod in await self._pods(name)
+                pod for pod in await _insist(lambda: self._pods(name))
                 if pod["status"].get("phase") not in TERMINAL and not pod["metadata"].get("deletionTimestamp")
                 and not any(o["kind"] == "DaemonSet" for o in pod["metadata"].get("ownerReferences", []))
                 and not (respect and pod["metadata"].get("annotations", {}).get(DO_NOT_DISRUPT) == "true")
@@ -147,6 +164,10 @@ class Faults:
                 return True
             log.info("%s/%s was not evicted: %s", meta["namespace"], meta["name"], error)
             return False
+        except Exception as error:
+            if not unreachable(error):
+                raise
+            return False
         return True
 
     async def _end(self, name: str, *, delete: bool, replace_after: float | None) -> None:
@@ -154,9 +175,9 @@ class Faults:
         await self.fleet.power_off(name)
         log.info("the machine of %s has ended", name)
         if delete:
-            await self.fleet.delete_node(name)
+            await _insist(lambda: self.fleet.delete_node(name))
         else:
-            await self.fleet.taint(name, (clouds.SHUTDOWN_TAINT,))
+            await _insist(lambda: self.fleet.taint(name, (clouds.SHUTDOWN_TAINT,)))
         if replace_after is not None:
             await asyncio.sleep(replace_after)
             if replacement.name == name:
@@ -187,7 +208,7 @@ class Faults:
             for seconds, step in sorted((s, what) for s, what in steps if s is not None):
                 await asyncio.sleep(max(0.0, begin + seconds - time.monotonic()))
                 if step == "delete":
-                    await self.fleet.delete_node(node)
+                    await _insist(lambda: self.fleet.delete_node(node))
                 elif replacement.name == node:
                     await self.fleet.restart(node)
                 else:
@@ -240,6 +261,19 @@ class Faults:
         finally:
             evicting.cancel()
             await asyncio.gather(evicting, return_exceptions=True)
+
+
+async def _insist(action: Callable[[], Awaitable[T]]) -> T:
+    """Do it as soon as the API server can be reached, as every controller does. Bounded by INSIST_SECONDS."""
+    async with asyncio.timeout(INSIST_SECONDS):
+        while True:
+            try:
+                return await action()
+            except Exception as error:
+                if not unreachable(error):
+                    raise
+                log.info("the API server is away: %s", error or type(error).__name__)
+            await asyncio.sleep(EVICTION_RETRY)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -175,7 +175,12 @@ class Fleet:
         new = [{"key": t.key, "value": t.value, "effect": t.effect} for t in added]
         keys = {taint["key"] for taint in new} | {taint.key for taint in removed}
         while keys:
-            node = await self.api.get(path)
+            try:
+                node = await self.api.get(path)
+            except ApiError as error:
+                if error.status == 404:
+                    return  # somebody has removed it
+                raise
             # The list of taints is replaced as a whole: the version guards against others' changes.
             taints = [taint for taint in node["spec"].get("taints") or [] if taint["key"] not in keys]
             version = node["metadata"]["resourceVersion"]

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class KeptProcess:
         """Wait for the keeper's report; a keeper that ends without one was killed."""
         line = await reader.readline()
         await self.keeper.wait()
-        found = json.loads(line)["exited"] if line else {"code": None, "signal": None, "time": self.started}
+        found = json.loads(line)["exited"] if line else {"code": None, "signal": None, "time": time.time()}
         if not self._exit.done():
             self._exit.set_result(Exit(**found))
 

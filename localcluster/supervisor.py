@@ -169,6 +169,8 @@ class Supervisor:
             "api-server-kill": self.api_server_kill,
             "api-server-start": self.api_server_start,
             "compact": self.compact,
+            "s3-kill": self.s3_kill,
+            "s3-start": self.s3_start,
             "preempt": self.faults.preempt,
             "kill": self.faults.kill,
             "cut": self.faults.cut,
@@ -225,6 +227,18 @@ class Supervisor:
         if not self.control_plane.processes["kube-apiserver"].exit:
             raise ValueError("the API server runs")
         await self.control_plane.start_api_server()
+        return {}
+
+    async def s3_kill(self) -> dict[str, Any]:
+        """End the S3 server with SIGKILL."""
+        await self.s3.stop()
+        return {}
+
+    async def s3_start(self) -> dict[str, Any]:
+        """Start the S3 server again, on the same port and data."""
+        if self.s3.process and not self.s3.process.exit:
+            raise ValueError("the S3 server runs")
+        await self.s3.start()
         return {}
 
     async def compact(self) -> dict[str, Any]:

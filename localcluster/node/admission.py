@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from localcluster.node.environment import quantity
+
 Json = dict[str, Any]
 GPU = "nvidia.com/gpu"
 SHUTDOWN_REFUSAL = "Pod was rejected as the node is shutting down."
@@ -12,7 +14,7 @@ SHUTDOWN_REFUSAL = "Pod was rejected as the node is shutting down."
 def gpus(pod: Json) -> int:
     """Return how many GPUs a pod asks for."""
     limits = (container.get("resources", {}).get("limits", {}) for container in pod["spec"]["containers"])
-    return sum(int(limit.get(GPU, "0")) for limit in limits)
+    return sum(int(quantity(limit.get(GPU, "0"))) for limit in limits)
 
 
 def refusal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -51,13 +52,14 @@ class Container:
         self.status = podstatus.container_status(spec)
         self.process: KeptProcess | None = None
         self.out_of_memory = False
+        self._image_id = ""
         self.stop = asyncio.Event()
 
     @property
     def memory_limit(self) -> int | None:
         """The container's memory limit in bytes."""
         limit = self.spec.get("resources", {}).get("limits", {}).get("memory")
-        return int(quantity(limit)) if limit else None
+        return int(quantity(limit)) if limit else None  # the API server has checked that it is one
 
     @property
     def running(self) -> bool:
@@ -136,7 +138,7 @@ class Container:
         self._event("Normal", "Started", f"Container started: {self.name}")
         self._set(
             {"running": {"startedAt": started}}, ready=True, started=True, containerID=identity,
-            imageID=f"process-table/{self.spec.get('image', '')}",
+            imageID=self._image_id,
         )  # fmt: skip
         ended = await self.process.wait()
         terminated = self._terminated(ended, started, identity)
@@ -202,6 +204,8 @@ class Container:
         name = self.spec.get("image", "")
         images = read_images(Path(self.context.config.images))
         if name in images:
+            digest = hashlib.sha256(repr(images[name]).encode()).hexdigest()
+            self._image_id = f"{name.rpartition(':')[0] or name}@sha256:{digest}"
             return images[name]
         if not IMAGE_NAME.fullmatch(name):
             message = (

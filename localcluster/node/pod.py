@@ -132,7 +132,7 @@ class Pod:
         writing = asyncio.create_task(self.writer.run())
         try:
             if self.phase not in TERMINAL:
-                await self._live()
+                await self._live_or_fail()
             self.over.set()
             await any_of(self.deleted, self.vanished)
             flush = asyncio.create_task(self.writer.flush())
@@ -145,6 +145,16 @@ class Pod:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+
+    async def _live_or_fail(self) -> None:
+        """Live; what this node cannot cope with fails the pod with a reason, and harms no other."""
+        try:
+            await self._live()
+        except Exception as error:
+            log.exception("pod %s", self.path)
+            self.phase = FAILED
+            self.reason, self.message = "UnexpectedAdmissionError", f"{type(error).__name__}: {error}"[:1000]
+            self.writer.write(self._status(containers=False))
 
     async def _live(self) -> None:
         config = self.context.config
