@@ -33,8 +33,8 @@ from localcluster.ports import PortClaims
 from localcluster.s3 import S3Access, S3Server
 
 log = logging.getLogger("localcluster.supervisor")
-GUEST_GRACE = 5.0
-"""Seconds that a guest has between SIGTERM and SIGKILL when the cluster ends."""
+GUEST_GRACE = 2.0
+"""Seconds that a guest has between SIGTERM and SIGKILL when the cluster ends: what it tidies up goes with it anyway."""
 
 
 class Supervisor:

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import FrameType
 
 from examples.demo import stagehands
-from examples.demo.play import Play
 from examples.demo.error import DemoError
+from examples.demo.play import perform
+from examples.demo.scene import Scene
 from examples.demo.screen import Screen
 from examples.demo.stagehands import command_line, shown
 from examples.stage import images
 from localcluster.cluster import Cluster
+from localcluster.control import ControlError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -50,13 +52,10 @@ def main() -> int:
     folder = Path()
     kept = False
     try:
-        name = stagehands.free_name()
-        folder = stagehands.fresh_folder(name)
+        folder = stagehands.fresh_folder(name := stagehands.free_name())
         cluster = Cluster(name, images=images(), say=screen.note)
-        Play(cluster, screen, folder, keep=keep).perform()
-        if keep:
-            cluster.release()
-            kept = True
+        perform(Scene(cluster, screen, folder, keep))
+        kept = keep and _release(cluster)
         code = 0
     except Stopped:
         screen.section("Ending")
@@ -64,18 +63,28 @@ def main() -> int:
     except Exception as error:
         code = 1
         _complain(error, screen, cluster, folder)
+        kept = keep and cluster is not None and _release(cluster)
     finally:
         signals.ending = True
         if cluster is not None and not kept:
             cluster.stop()
-    if kept:
+    if cluster is not None and kept:
         screen.section("Cluster, operator and run go on, as KEEP=1 says. To end them:")
-        screen.command(command_line("down", "--name", name))
+        screen.command(command_line("down", "--name", cluster.name))
     else:
         screen.say(f"All that the demo started has ended; {shown(folder)}/ is what is left.")
     if screen.broken:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
     return code
+
+
+def _release(cluster: Cluster) -> bool:
+    """Let the cluster live on; False where there is none any more."""
+    try:
+        cluster.release()
+    except ControlError:
+        return False
+    return True
 
 
 def _complain(error: Exception, screen: Screen, cluster: Cluster | None, folder: Path) -> None:

@@ -37,6 +37,11 @@ class Interruption:
         return max(0, self.reached - self.resumed)
 
     @property
+    def lost_steps(self) -> str:
+        """The same in words."""
+        return f"{self.lost} step{'' if self.lost == 1 else 's'}" if self.lost else "nothing"
+
+    @property
     def gap(self) -> float:
         """Seconds from the fault to the next attempt's first new step."""
         return self.to_pod + self.to_training
@@ -67,6 +72,25 @@ def interruption(moments: Sequence[Moment], attempt: int, fault: float) -> Inter
 
 def _has_new_step(attempt: Object) -> bool:
     return "fromStep" in attempt and attempt.get("toStep", 0) > attempt["fromStep"]
+
+
+def in_words(told: Interruption, *, noticed: bool, every: int) -> str:
+    """Return what was lost and how long the gap was, in sentences; *every* is the run's checkpoint interval."""
+    number, after = told.attempt, told.attempt + 1
+    saved = f"Attempt {number} saved step {told.resumed} within the notice"
+    if noticed and not told.lost:
+        lost = f"Lost: nothing. {saved}, and attempt {after} goes on from it."
+    elif noticed and told.lost == 1:
+        lost = f"Lost: {told.lost_steps}. {saved}, with step {told.reached} under way: no more than one is lost."
+    else:
+        lost = (
+            f"Lost: {told.lost_steps}. Attempt {number} told of step {told.reached}, and attempt {after} goes on from "
+            f"the checkpoint at {told.resumed}: no more than checkpoint.everySteps ({every}) are lost."
+        )
+    return (
+        f"{lost} Gap: {told.gap:.1f} s without training, of which {told.to_pod:.1f} s until the pod of attempt {after} "
+        f"was there and {told.to_training:.1f} s until its first step."
+    )
 
 
 def worth_disturbing(status: Object, attempt: int, *, every: int, latest: int) -> bool:

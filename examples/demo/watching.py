@@ -7,15 +7,13 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from examples.demo.account import Moment
 from examples.demo.children import Child
 from examples.demo.error import DemoError
-from examples.demo.screen import Screen
-from localcluster.cluster import Cluster
+from examples.demo.scene import Scene
 
 LOOK = 1.0
 """Seconds after which a condition is looked at again although nothing came."""
@@ -24,12 +22,10 @@ LOOK = 1.0
 class Watching:
     """The run as it goes: `moments` holds each status with the time at which it was seen."""
 
-    def __init__(self, cluster: Cluster, name: str, screen: Screen) -> None:
-        kubectl: list[str | Path] = [cluster.kubectl_program, "--kubeconfig", cluster.kubeconfig]
-        kubectl += ["get", "lft", name, "-w"]
-        errors = cluster.directory / "logs" / "watch.log"
-        self._name = name
-        self._screen, self._last = screen, ""
+    def __init__(self, scene: Scene, name: str) -> None:
+        kubectl = scene.kubectl_command("get", "lft", name, "-w")
+        errors = scene.folder / "logs" / "watch.log"
+        self._screen, self._last = scene.screen, ""
         self._table = Child(kubectl, on_line=self._show, errors=errors)
         self._states = Child([*kubectl, "-o", "jsonpath={.status}{'\\n'}"], on_line=self._take, errors=errors)
         self._news = threading.Condition()
