@@ -7,15 +7,16 @@ so that a right which the chart forgets is missed here.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,40 +25,46 @@ import yaml
 
 from localcluster import binaries
 from localcluster.cluster import Cluster
-from localcluster.images import TRAINER
+from localcluster.control import ControlError
+from localcluster.images import TRAINER, Image, default_images
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SYSTEM = "lorafinetune-system"
 RELEASE = "lorafinetune"
 MODELS, DATA, LORAS = "models", "training-data", "loras"
-TAINTS = ("nvidia.com/gpu", "kubernetes.azure.com/scalesetpriority", "cloud.google.com/gke-spot")
 SECRET = "bucket-credentials"
+OPERATOR = "operator"
+TOKEN_SECONDS = 30 * 86400
+"""A kept demo may be looked at for days; a pod would have its token renewed."""
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
+TOLERATED = ("nvidia.com/gpu", "kubernetes.azure.com/scalesetpriority", "cloud.google.com/gke-spot")
+"""Taints of GPU nodes and of the clouds' spot nodes."""
 
 Object = dict[str, Any]
+
+
+def images() -> dict[str, Image]:
+    """Return the trainer's image for the tiny model: one thread, since more of them only wait for one another."""
+    trainer = default_images()[TRAINER]
+    return {TRAINER: replace(trainer, environment={**trainer.environment, "OMP_NUM_THREADS": "1"})}
 
 
 class Stage:
     """A cluster with the operator on it. Leaving it ends every process."""
 
     def __init__(self, cluster: Cluster | None = None, *, say: Callable[[str], None] = lambda _text: None) -> None:
-        self.cluster = cluster or Cluster(say=say)
+        self.cluster = cluster or Cluster(images=images(), say=say)
         self._own = cluster is None
         self._say = say
-        self._operator: subprocess.Popen[bytes] | None = None
         self._ports = [_free_port(), _free_port()]
         self._options: tuple[str, ...] = ()
-        self._keeper: threading.Thread | None = None
-        self._leaving = threading.Event()
-        self.restarts = 0
-        """How often the operator ended by itself and was started again, as its Deployment would."""
 
     def __enter__(self) -> Self:
         try:
             if self._own:
                 self.cluster.start()
-            self._install()
+            self.install()
             self.start_operator()
         except BaseException:
             self.close()
@@ -69,10 +76,11 @@ class Stage:
 
     def close(self) -> None:
         """End the operator and, if it is ours, the cluster."""
-        self._leaving.set()
-        self.stop_operator()
         if self._own:
-            self.cluster.stop()
+            self.cluster.stop()  # and its guest with it
+        else:
+            with contextlib.suppress(ControlError):
+                self.stop_operator()
 
     # The operator
 
@@ -84,31 +92,17 @@ class Stage:
     def start_operator(self, *options: str) -> None:
         """Start the operator as the chart's Deployment would, and wait until it is ready.
 
-        If it ends by itself (it does when it loses its Lease), it is started again, as a Deployment's pod is.
+        If it ends by itself (it does when it loses its Lease), it is started again, as a Deployment's pod is. It is the
+        cluster's guest: it ends with the cluster, whatever becomes of this process.
         """
-        self._options = options or self._options
-        self._launch()
-        self._wait_for_operator(self._ports[1])
-        if self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, daemon=True)
-            self._keeper.start()
-
-    def _keep(self) -> None:
-        while not self._leaving.wait(0.5):
-            process = self._operator
-            if process is not None and process.poll() is not None and process is self._operator:
-                self.restarts += 1
-                with contextlib.suppress(RuntimeError, OSError):  # the API server is away: the next try may have it
-                    self._launch()
-
-    def _launch(self) -> None:
         webhook, metrics = self._ports
-        kubeconfig = self.cluster.service_account_kubeconfig(SYSTEM, RELEASE)
+        self._options = options or self._options
+        kubeconfig = self.cluster.service_account_kubeconfig(SYSTEM, RELEASE, seconds=TOKEN_SECONDS)
         command = [
             sys.executable, "-m", "lorafinetune",
             "--trainer-image", TRAINER,
             "--webhook-listen", f"127.0.0.1:{webhook}",
-            "--webhook-url", f"https://127.0.0.1:{webhook}",
+            "--webhook-url", f"https://{self.webhook_address}",
             "--webhook-tls-secret", f"{RELEASE}-webhook-tls",
             "--metrics-listen", f"127.0.0.1:{metrics}",
             *self._options,
@@ -121,34 +115,30 @@ class Stage:
             "POD_NAMESPACE": SYSTEM,
             "POD_NAME": "operator-0",
         }
-        with self.operator_log.open("ab") as log:
-            self._operator = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-            )
-
-    def _wait_for_operator(self, port: int) -> None:
+        self.cluster.start_guest(OPERATOR, command, environment, restart=True)
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            assert self._operator is not None
-            if self._operator.poll() is not None:
-                raise RuntimeError(f"the operator ended with {self._operator.returncode}:\n{self._log_end()}")
-            if self.probe("readyz", port) == 200:
-                return
+        while self.probe("readyz") != 200:
+            if self.restarts:
+                raise RuntimeError(f"the operator does not start:\n{self._log_end()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the operator was not ready within {READY_SECONDS:.0f} s:\n{self._log_end()}")
             time.sleep(0.1)
-        raise RuntimeError(f"the operator was not ready within {READY_SECONDS:.0f} s:\n{self._log_end()}")
 
-    def probe(self, path: str, port: int | None = None) -> int:
+    @property
+    def restarts(self) -> int:
+        """How often the operator ended by itself and was started again, as its Deployment would."""
+        return int(self.cluster.guest(OPERATOR)["restarts"])
+
+    def probe(self, path: str) -> int:
         """Return the status code of one of the operator's health paths; 0 if nobody answers."""
-        return self._ask(path, port)[0]
+        return self._ask(path)[0]
 
     def metrics(self) -> str:
         """Return the operator's metrics."""
-        return self._ask("metrics", None)[1]
+        return self._ask("metrics")[1]
 
-    def _ask(self, path: str, port: int | None) -> tuple[int, str]:
-        import http.client
-
-        connection = http.client.HTTPConnection("127.0.0.1", port or self._ports[1], timeout=5)
+    def _ask(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._ports[1], timeout=5)
         try:
             connection.request("GET", f"/{path}")
             answer = connection.getresponse()
@@ -169,31 +159,19 @@ class Stage:
     @property
     def operator_pid(self) -> int:
         """Process id of the operator."""
-        assert self._operator is not None
-        return self._operator.pid
+        return int(self.cluster.guest(OPERATOR)["pid"])
 
     def kill_operator(self) -> None:
-        """End the operator with SIGKILL: it has no chance to say anything."""
-        process, self._operator = self._operator, None
-        assert process is not None
-        process.kill()
-        process.wait()
+        """End the operator with SIGKILL: it has no chance to say anything, and nobody starts it again."""
+        self.cluster.end_guest(OPERATOR, number=signal.SIGKILL)
 
     def stop_operator(self) -> None:
         """End the operator in good order."""
-        process, self._operator = self._operator, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        self.cluster.end_guest(OPERATOR, grace=STOP_SECONDS)
 
     # What is there
 
-    def _install(self) -> None:
+    def install(self) -> None:
         """Put the chart's objects into the cluster, all but the Deployment: the operator runs beside it."""
         self.cluster.kubectl("create", "namespace", SYSTEM)
         rendered = subprocess.run(
@@ -226,7 +204,7 @@ class Stage:
                     "nodeSelector": {"lorafinetune.io/demo-pool": name},
                     "tolerations": [
                         {"key": key, "operator": "Exists"}
-                        for key in TAINTS
+                        for key in TOLERATED
                     ],
                     "gpu": {"product": product},
                     "pricePerHour": price,

@@ -33,7 +33,9 @@ def build(folder: Path, *, broken: bool = False) -> Path:
     """
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # one bar per text encoder, for 7 MB
     vocabulary, merges = _vocabulary()
     text = CLIPTextConfig(
         vocab_size=len(vocabulary),

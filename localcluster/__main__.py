@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     status = add("status", "show what runs")
     status.add_argument("--json", action="store_true", help="for programs")
     add("env", "print the variables by which kubectl and S3 tools find the cluster, for eval")
+    objects = add("objects", "list the objects in the S3 server")
+    objects.add_argument("uri", metavar="s3://BUCKET/PREFIX")
     kubectl = add("kubectl", "run kubectl as the cluster's administrator")
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER, help="after --")
     _node_parsers(add("node", "add or remove nodes"), again)
@@ -136,6 +138,8 @@ def status(arguments: argparse.Namespace) -> int:
     print(f"cluster {cluster.name} at {cluster.server}, state in {cluster.directory}")
     for name, pid in {**found["control_plane"], "versitygw": found["s3"]}.items():
         print(f"  {name:<26}{'pid ' + str(pid) if pid else 'ended'}")
+    for name, guest in found["guests"].items():
+        print(f"  {name:<26}{'pid ' + str(guest['pid']) if guest['pid'] else 'ended'}")
     for name, node in found["nodes"].items():
         kind = f"{node['cloud']}, {node['capacity_type']}, pool {node['pool']}, {node['gpus']} GPUs"
         print(f"  node {name:<21}{node['state']:<9}{kind}")
@@ -194,6 +198,10 @@ def main() -> int:
         cluster = Cluster.attach(arguments.name, arguments.dir)
         if arguments.command == "env":
             print(exports(cluster))
+            return 0
+        if arguments.command == "objects":
+            for key, size in cluster.s3.objects(arguments.uri):
+                print(f"{size:>12}  {key}")
             return 0
         if arguments.command == "kubectl":
             words = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments

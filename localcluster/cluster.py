@@ -216,6 +216,32 @@ class Cluster:
         """Have the supervisor carry out an operation. Raises ControlError."""
         return control.call(self.directory, operation, timeout=timeout, **arguments)
 
+    def release(self) -> None:
+        """Let the cluster live on when this process ends, until `localcluster down`."""
+        self.call("release")
+        self._supervisor = None
+
+    def start_guest(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], *, restart: bool = False
+    ) -> int:
+        """Start a program that ends with the cluster, and return its pid; it logs to `logs/<name>.log`.
+
+        With *restart* it is started again whenever it ends by itself. Raises ControlError.
+        """
+        return int(
+            self.call(
+                "guest-start", name=name, command=list(command), environment=dict(environment), restart=restart
+            )["pid"]
+        )  # fmt: skip
+
+    def end_guest(self, name: str, *, number: int = signal.SIGTERM, grace: float = 20.0) -> None:
+        """Signal a guest, kill it where it still runs after *grace* seconds, and do not start it again."""
+        self.call("guest-end", name=name, number=int(number), grace=grace, timeout=grace + 30)
+
+    def guest(self, name: str) -> dict[str, Any]:
+        """Return a guest's `pid` (None once it has ended, with `code` or `signal`), `restarts` and `log`."""
+        return dict(self.status()["guests"][name])
+
     def status(self) -> dict[str, Any]:
         """Return what runs, with pids."""
         return dict(self.call("status"))

@@ -42,6 +42,12 @@ class S3Access:
             aws_secret_access_key=self.secret_key, config=Config(s3={"addressing_style": "path"}),
         )  # fmt: skip
 
+    def objects(self, uri: str) -> list[tuple[str, int]]:
+        """List the objects below `s3://bucket/prefix`, as (key, bytes)."""
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [(one["Key"], one["Size"]) for page in pages for one in page.get("Contents", [])]
+
     @property
     def environment(self) -> dict[str, str]:
         """The variables by which the usual tools find the server."""

@@ -26,12 +26,15 @@ from localcluster.api import Api, ApiError
 from localcluster.controlplane import ControlPlane
 from localcluster.faults import Faults
 from localcluster.fleet import Fleet
+from localcluster.guests import Guests
 from localcluster.images import Image, read_images, write_images
 from localcluster.nodespec import NodeSpec
 from localcluster.ports import PortClaims
 from localcluster.s3 import S3Access, S3Server
 
 log = logging.getLogger("localcluster.supervisor")
+GUEST_GRACE = 2.0
+"""Seconds that a guest has between SIGTERM and SIGKILL when the cluster ends: what it tidies up goes with it anyway."""
 
 
 class Supervisor:
@@ -46,6 +49,7 @@ class Supervisor:
         write_images(self.images_file, {n: Image(**image) for n, image in config["images"].items()})
         self.ports = PortClaims()
         self.stopped = asyncio.Event()
+        self._owner_watch: asyncio.Task[None] | None = None
         self.token = secrets.token_urlsafe(32)
         self.state: dict[str, Any] = {
             "name": self.name,
@@ -57,6 +61,7 @@ class Supervisor:
         self.api = Api.from_kubeconfig(self.control_plane.kubeconfig)
         self.fleet = Fleet(self.control_plane, self.api, self.directory / "nodes", self.images_file, self.ports)
         self.faults = Faults(self.fleet, self.api)
+        self.guests = Guests(self.directory / "logs")
 
     def show(self, phase: str, message: str) -> None:
         """Write the state that others read."""
@@ -143,7 +148,7 @@ class Supervisor:
                     await asyncio.sleep(0.1)
 
     async def _shut_down(self) -> None:
-        await asyncio.gather(self.fleet.stop(), self.s3.stop())
+        await asyncio.gather(self.guests.stop(signal.SIGTERM, GUEST_GRACE), self.fleet.stop(), self.s3.stop())
         await self.control_plane.stop()
 
     async def _handle(self, request: web.Request) -> web.Response:
@@ -163,6 +168,9 @@ class Supervisor:
         return {
             "status": self.status,
             "stop": self.stop,
+            "release": self.release,
+            "guest-start": self.guests.start,
+            "guest-end": self.guests.end,
             "node-add": self.node_add,
             "node-remove": self.node_remove,
             "image-add": self.image_add,
@@ -193,12 +201,20 @@ class Supervisor:
                 }
                 for name, machine in self.fleet.machines.items()
             },
+            "guests": self.guests.show(),
             "faults": self.faults.under_way(),
         }  # fmt: skip
 
     async def stop(self) -> dict[str, Any]:
         """End the cluster; the answer comes before the end."""
         asyncio.get_running_loop().call_later(0.05, self.stopped.set)
+        return {}
+
+    async def release(self) -> dict[str, Any]:
+        """Live on without an owner, until told to stop."""
+        if self._owner_watch is not None:
+            self._owner_watch.cancel()
+            self._owner_watch = None
         return {}
 
     async def node_add(self, wait: bool = True, **spec: Any) -> dict[str, Any]:
