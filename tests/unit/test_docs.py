@@ -79,7 +79,7 @@ def first_words(text: str) -> list[str]:
 WORD = re.compile(r"^(?:[A-Z][a-z]+|NaN)[A-Za-z]*$")
 SPEAKING = [
     *(ROOT / "operator/lorafinetune/engine").glob("*.py"),
-    *(ROOT / "operator/lorafinetune" / name for name in ("jobs.py", "witness.py", "loop.py", "serve.py")),
+    *(ROOT / "operator/lorafinetune" / name for name in ("act.py", "jobs.py", "witness.py", "loop.py", "serve.py")),
     *(path for path in (ROOT / "operator/lorafinetune/storage").glob("*.py") if path.name != "bucket.py"),
     *(ROOT / "trainer-image/lorafinetune_trainer").glob("*.py"),
 ]
