@@ -121,7 +121,7 @@ def test_stopped_after_every_step(trainers: Trainers, undisturbed: Run, name: st
 
 
 def test_sigterm_does_not_wait_for_a_long_step(trainers: Trainers, name: str) -> None:
-    run = trainers.run(name, training={"gradientAccumulation": 256, "steps": 50}, checkpoint={"everySteps": 50})
+    run = trainers.run(name, training={"gradientAccumulation": 40, "steps": 50}, checkpoint={"everySteps": 50})
     attempt = run.start()
     done = attempt.wait_for(lambda event: event["step"] >= 1)
     attempt.kill(signal.SIGTERM)
