@@ -319,12 +319,11 @@ def fill_buckets(stage: Stage, scratch: Path) -> None:
 @contextlib.contextmanager
 def lines_of(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """Run a command whose output is read line by line, and end it at the end."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def _merged(base: Object, changes: Object) -> Object:

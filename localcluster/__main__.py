@@ -205,8 +205,8 @@ def main() -> int:
             return 0
         if arguments.command == "kubectl":
             words = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments
-            program = cluster.kubectl_program
-            os.execv(program, [str(program), "--kubeconfig", str(cluster.kubeconfig), *words])
+            command = cluster.kubectl_command
+            os.execv(command[0], [*command, *words])
         return (node if arguments.command == "node" else fault)(arguments, cluster)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

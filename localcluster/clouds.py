@@ -32,6 +32,8 @@ class Reclaim:
     """Whether pods that carry `karpenter.sh/do-not-disrupt` are not evicted."""
     graceful_shutdown: bool = False
     """Whether the machine gets a power-off notice and the kubelet ends its pods (15 s of every 30 s are theirs)."""
+    ends_when_drained: bool = False
+    """Whether the machine ends as soon as no pod runs on it any more, without using up the notice."""
     delete_first: bool = False
     """Whether the Node is deleted at the start and held by a finalizer until the machine has ended."""
     delete_after: bool = True
@@ -66,6 +68,7 @@ CLOUDS: dict[str, Cloud] = {
             event=("SpotInterrupted", "Spot interruption warning was triggered"),
             evict=True,
             honours_do_not_disrupt=True,
+            ends_when_drained=True,
             delete_first=True,
         ),
         pool_label="karpenter.sh/nodepool",

@@ -26,7 +26,7 @@ from typing import Any, Self
 from localcluster import binaries, control, toolchain
 from localcluster.images import Image, default_images
 from localcluster.kubeconfig import write_kubeconfig
-from localcluster.places import REPOSITORY, cluster_directory
+from localcluster.places import cluster_directory, own_environment
 from localcluster.s3 import S3Access
 
 TEST_PREFIX = "test-"
@@ -154,12 +154,11 @@ class Cluster:
             "owner": not detached,
         }
         (self.directory / CONFIG).write_text(json.dumps(config, indent=1))
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
         with (self.directory / "logs" / "supervisor.log").open("wb") as log:
             self._supervisor = subprocess.Popen(
                 [sys.executable, "-m", "localcluster.supervisor", self.directory / CONFIG],
-                stdin=subprocess.DEVNULL if detached else subprocess.PIPE, stdout=log, stderr=log, env=environment,
-                cwd=self.directory, start_new_session=True,
+                stdin=subprocess.DEVNULL if detached else subprocess.PIPE, stdout=log, stderr=log,
+                env=own_environment(), cwd=self.directory, start_new_session=True,
             )  # fmt: skip
         try:
             self._state = control.wait_until_ready(self.directory, self._supervisor, READY_SECONDS, self.say)
@@ -258,6 +257,12 @@ class Cluster:
         return Path(self._state["kubectl"])
 
     @property
+    def kubectl_command(self) -> list[str]:
+        """The beginning of a command line: kubectl as this cluster's administrator, with a cache of its own."""
+        cache = self.directory / "kubectl-cache"  # kubectl's own is by port, and ports come again
+        return [str(self._state["kubectl"]), "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(cache)]
+
+    @property
     def server(self) -> str:
         """The API server's URL."""
         return str(self._state["server"])
@@ -277,7 +282,7 @@ class Cluster:
     ) -> str:
         """Run kubectl as administrator and return its output. Raises RuntimeError with what kubectl said."""
         answer = subprocess.run(
-            [self.kubectl_program, "--kubeconfig", str(self.kubeconfig), *map(str, arguments)],
+            [*self.kubectl_command, *map(str, arguments)],
             input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         if check and answer.returncode != 0:

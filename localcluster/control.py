@@ -18,6 +18,7 @@ from typing import Any
 from localcluster.pki import write_private
 
 STATE = "state.json"
+CLOCK_STEP = 60.0
 STARTING, READY, FAILED, STOPPING = "starting", "ready", "failed", "stopping"
 
 
@@ -44,7 +45,8 @@ def is_alive(state: dict[str, Any]) -> bool:
 
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(state["pid"])
-        return abs(process.create_time() - state["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        # Times of creation are reckoned from the clock, which may be set; a pid is not used again within minutes.
+        return abs(process.create_time() - state["created"]) < CLOCK_STEP and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 

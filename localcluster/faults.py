@@ -25,7 +25,7 @@ from localcluster.fleet import GONE, Fleet, Machine
 
 log = logging.getLogger("localcluster.faults")
 T = TypeVar("T")
-EVICTION_RETRY = 1.0
+EVICTION_RETRY = 0.5
 INSIST_SECONDS = 600.0
 SIGNS_SECONDS = 5.0
 DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
@@ -97,7 +97,9 @@ class Faults:
         announcing = asyncio.create_task(announce())
         announcing.add_done_callback(_log_failure)
         try:
-            await asyncio.sleep(max(0.0, deadline - time.time()))
+            await asyncio.wait({announcing}, timeout=max(0.0, deadline - time.time()))
+            drained = reclaim.ends_when_drained and announcing.done() and not announcing.exception()
+            await asyncio.sleep(0.0 if drained else max(0.0, deadline - time.time()))
         finally:
             announcing.cancel()
             await asyncio.gather(announcing, return_exceptions=True)
@@ -137,12 +139,21 @@ class Faults:
         return list(found["items"])
 
     async def _evict_all(self, name: str, deadline: float, *, respect: bool = False) -> None:
-        """Evict every pod of a node that still runs; a refusal (a disruption budget) is tried again until the end."""
+        """Evict every pod of a node that still runs, until none does or the deadline.
+
+        A refusal (a disruption budget) is tried again. `respect`: pods that say do-not-disrupt are left alone.
+        """
         while time.time() < deadline:
-            waiting = [
+            running = [
                 pod for pod in await _insist(lambda: self._pods(name))
-                if pod["status"].get("phase") not in TERMINAL and not pod["metadata"].get("deletionTimestamp")
+                if pod["status"].get("phase") not in TERMINAL
                 and not any(o["kind"] == "DaemonSet" for o in pod["metadata"].get("ownerReferences", []))
+            ]  # fmt: skip
+            if not running:
+                return
+            waiting = [
+                pod for pod in running
+                if not pod["metadata"].get("deletionTimestamp")
                 and not (respect and pod["metadata"].get("annotations", {}).get(DO_NOT_DISRUPT) == "true")
             ]  # fmt: skip
             await asyncio.gather(*(self._evict(pod) for pod in waiting))

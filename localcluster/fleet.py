@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import sys
@@ -21,7 +20,7 @@ from localcluster.controlplane import ControlPlane
 from localcluster.kubeconfig import write_kubeconfig
 from localcluster.links import Link
 from localcluster.nodespec import AgentConfig, NodeSpec, Taint
-from localcluster.places import REPOSITORY
+from localcluster.places import own_environment
 from localcluster.ports import PortClaims
 from localcluster.process import KeptProcess
 
@@ -120,9 +119,8 @@ class Fleet:
         return machine
 
     async def _start_agent(self, directory: Path) -> KeptProcess:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
         command: list[str | Path] = [sys.executable, "-m", "localcluster.node", directory / "agent.json"]
-        return await KeptProcess.start(command, env=environment, cwd=directory, log=directory / "agent.log")
+        return await KeptProcess.start(command, env=own_environment(), cwd=directory, log=directory / "agent.log")
 
     async def restart(self, name: str) -> None:
         """Start an ended machine again under the same name: a new boot, what ran on it is lost."""

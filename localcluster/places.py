@@ -14,6 +14,12 @@ def cache_directory() -> Path:
     return Path(os.environ.get("LORAFINETUNE_CACHE") or Path.home() / ".cache" / "lorafinetune").absolute()
 
 
+def own_environment() -> dict[str, str]:
+    """Return the environment for a program of this package: ours, in which this checkout is found first."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
 def cluster_directory(name: str) -> Path:
     """Return the state directory of the cluster of this name."""
     return cache_directory() / "clusters" / name

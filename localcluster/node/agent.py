@@ -122,7 +122,8 @@ class Agent:
         if not life.cancelled() and (error := life.exception()):
             log.error("pod %s ended badly", pod.path, exc_info=error)
         log.info("pod %s (%s) is no longer here", pod.path, pod.uid)
-        kept = sorted(self._logs.iterdir(), key=lambda path: path.stat().st_mtime)
+        living = {other.logs for other in self.pods.values()}
+        kept = sorted(set(self._logs.iterdir()) - living, key=lambda path: path.stat().st_mtime)
         for old in kept[:-KEPT_LOGS]:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from lorafinetune.api.finetune import ArtifactStatus, LoRAFineTuneSpec, OnDelete
+from lorafinetune.api.finetune import LoRAFineTuneSpec, OnDelete
+from lorafinetune.api.status import ArtifactStatus
 from lorafinetune.contract import layout, runconfig
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.engine.decision import Job
@@ -21,6 +22,7 @@ from lorafinetune.engine.observation import ArtifactChecked, RunSeen, StorageChe
 from lorafinetune.storage import collect, errors, inventory, probe
 from lorafinetune.storage import head as heads
 from lorafinetune.storage.bucket import Bucket, Credentials
+from lorafinetune.storage.rebuild import rebuild
 
 Object = dict[str, Any]
 ReadSecret = Callable[[str, str], Awaitable[Object | None]]
@@ -87,8 +89,14 @@ class Jobs:
     def start(self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> None:
         """Start *job* unless it is running for that run."""
         desk = self._desks.setdefault(run.uid, _Desk())
+        if Job.REBUILD in desk.running and job in (Job.BURY, Job.COLLECT):
+            return  # a head made anew must not appear behind a collection; the rebuild's end wakes the run
         if job not in desk.running:
             desk.running[job] = asyncio.create_task(self._run(job, desk, run, spec, attempt))
+
+    async def secret_problem(self, namespace: str, field: str, name: str) -> CredentialsProblem | None:
+        """Say why the Secret that *field* names may not be mounted, if it may not. Raises ClusterError."""
+        return _problem(await self._read_secret(namespace, name), field, name, namespace)
 
     async def close(self) -> None:
         """Cancel what is running; threads end with their bounded requests."""
@@ -132,6 +140,8 @@ class Jobs:
             case Job.VERIFY:
                 final = reason in (errors.NotVerified.reason, "ArtifactMissing")
                 return {"artifact": ArtifactChecked(False, final, reason, message, now)}
+            case Job.REBUILD:
+                return {"rebuilt": Tidied(False, reason, message, now)}
             case Job.PRUNE:
                 return {"pruned": Tidied(False, reason, message, now)}
             case Job.BURY:
@@ -151,13 +161,11 @@ class Jobs:
                 "name a Secret, or add the prefix to the operator's ambient storage",
             )
         secret = await self._read_secret(run.namespace, name)
-        if secret is None:
-            if desk.worked is not None and run.deleting_since is not None:
-                return desk.worked
-            raise CredentialsProblem(
-                "CredentialsMissing",
-                f"storage.credentialsSecret names Secret {name!r}, which namespace {run.namespace} lacks: create it",
-            )
+        if secret is None and desk.worked is not None and run.deleting_since is not None:
+            return desk.worked
+        if (problem := _problem(secret, "storage.credentialsSecret", name, run.namespace)) is not None:
+            raise problem
+        assert secret is not None
         return _keys(secret, name)
 
     def _work(
@@ -175,7 +183,11 @@ class Jobs:
                 return {"newest": head.newest if head is not None else None, "read": now}
             case Job.VERIFY:
                 return {"artifact": _verify(bucket, spec, now)}
+            case Job.REBUILD:
+                return {"rebuilt": _rebuild(bucket, run, spec, attempt, now)}
             case Job.PRUNE:
+                if heads.read(bucket).head is None:
+                    _rebuild(bucket, run, spec, attempt, now)
                 return {"pruned": self._tidied(collect.prune(bucket, run_uid=run.uid), now)}
             case Job.BURY:
                 done = collect.bury(bucket, run_uid=run.uid, attempt=attempt, keep_artifact=keep)
@@ -219,13 +231,18 @@ def _bucket(spec: LoRAFineTuneSpec, location: layout.Location, credentials: Cred
     return Bucket(location, endpoint=storage.endpoint, region=storage.region, credentials=credentials, attempts=3)
 
 
+def _problem(secret: Object | None, field: str, name: str, namespace: str) -> CredentialsProblem | None:
+    """Say why a Secret may not be used, if it may not."""
+    if secret is None:
+        message = f"{field} names Secret {name!r}, which namespace {namespace} lacks: create it"
+        return CredentialsProblem("CredentialsMissing", message)
+    if (secret["metadata"].get("labels") or {}).get(SECRET_LABEL) != "true":
+        message = f'Secret {name!r} lacks the label {SECRET_LABEL}: "true", by which its owner lets runs use it: add it'
+        return CredentialsProblem("CredentialsNotLabelled", message)
+    return None
+
+
 def _keys(secret: Object, name: str) -> Credentials:
-    labels = secret["metadata"].get("labels") or {}
-    if labels.get(SECRET_LABEL) != "true":
-        raise CredentialsProblem(
-            "CredentialsNotLabelled",
-            f'Secret {name!r} lacks the label {SECRET_LABEL}: "true", by which its owner lets runs use it: add it',
-        )
     data = secret.get("data") or {}
     found = {key: base64.b64decode(value).decode().strip() for key, value in data.items()}
     missing = [key for key in (runconfig.KEY_ID, runconfig.SECRET_KEY) if not found.get(key)]
@@ -234,6 +251,13 @@ def _keys(secret: Object, name: str) -> Credentials:
             "CredentialsIncomplete", f"Secret {name!r} lacks the key {' and '.join(missing)}: add it"
         )
     return Credentials(found[runconfig.KEY_ID], found[runconfig.SECRET_KEY], found.get(runconfig.SESSION_TOKEN))
+
+
+def _rebuild(bucket: Bucket, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int, now: float) -> Tidied:
+    head = rebuild(bucket, run_uid=run.uid, attempt=attempt, keep=spec.checkpoint.keep)
+    newest = f"step {head.newest.step}" if head.newest is not None else "no checkpoint"
+    message = f"the head was lost and made anew from the manifests: {newest}; plan and conditioning are made anew"
+    return Tidied(True, "HeadRebuilt", message, now)
 
 
 def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float) -> ArtifactChecked:

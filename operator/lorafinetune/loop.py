@@ -8,34 +8,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pydantic import ValidationError
 
+from lorafinetune.act import Actor, Witness
 from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
 from lorafinetune.contract.event import Event, EventType
-from lorafinetune.engine.decision import (
-    Abandon,
-    Action,
-    AddFinalizer,
-    Announcement,
-    CreatePod,
-    Decision,
-    DeletePod,
-    ReleasePod,
-    RemoveFinalizer,
-    StartJob,
-)
-from lorafinetune.engine.observation import Observation, Refusal, RunSeen
+from lorafinetune.engine.decision import Announcement
+from lorafinetune.engine.observation import Observation, RunSeen
 from lorafinetune.engine.progress import Progress, fold, is_news
 from lorafinetune.engine.rules import decide
 from lorafinetune.jobs import Jobs
 from lorafinetune.kube import errors, pods, seen, status
-from lorafinetune.kube.client import PODS, RUNS, Cluster, Resource
+from lorafinetune.kube.client import PODS, RUNS, Cluster
 from lorafinetune.kube.store import Change, Store
-from lorafinetune.kube.stores import NamespacedStore
+from lorafinetune.kube.stores import Stores
 from lorafinetune.queue import WorkQueue
 from lorafinetune.receiver.judge import Current, Delivery
 from lorafinetune.telemetry import Metrics
@@ -46,41 +35,12 @@ WORKERS: Final = 8
 """Runs that are worked on at once."""
 RETRY: Final = 5.0
 """Seconds until a pass that failed is repeated."""
+UNREADABLE: Final = 60.0
+"""Seconds until a run that cannot be read is looked at again."""
 WRITE_EVERY: Final = 1.0
 """Seconds between two status writes for mere progress."""
 
 _log = logging.getLogger(__name__)
-
-
-class Witness(Protocol):
-    """What the loop tells the outside about its work: Kubernetes events, metrics, abandoned prefixes."""
-
-    def decided(self, run: RunSeen, decision: Decision) -> None:
-        """Take what was decided and done."""
-
-    def failed(self, run: RunSeen, error: Exception) -> None:
-        """Take a pass that could not be finished and will be repeated."""
-
-    def announced(self, run: Object, announcement: Announcement) -> None:
-        """Tell people of something on the run, after it has been written down."""
-
-    def forgotten(self, uid: str) -> None:
-        """Drop what is remembered of a run that is gone."""
-
-    async def abandoned(self, run: RunSeen, prefix: str, message: str) -> None:
-        """Record a prefix that is left behind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """What the cluster holds, as last heard."""
-
-    runs: Store
-    """Indexed by UID."""
-    pods: NamespacedStore
-    """Indexed by the run's UID."""
-    nodes: Store
-    pools: Store
 
 
 class Loop:
@@ -91,16 +51,15 @@ class Loop:
         cluster: Cluster,
         stores: Stores,
         trainer: pods.Trainer,
+        *,
         witness: Witness,
         metrics: Metrics,
         make_jobs: Callable[[Callable[[str], None]], Jobs],
-        *,
         clock: Callable[[], float],
         collect_timeout: float,
     ) -> None:
         self._cluster = cluster
         self._stores = stores
-        self._trainer = trainer
         self._witness = witness
         self._metrics = metrics
         self._clock = clock
@@ -108,7 +67,7 @@ class Loop:
         self._queue = WorkQueue(clock)
         self._jobs = make_jobs(self.wake)
         self._progress: dict[str, Progress] = {}
-        self._refusals: dict[str, Refusal] = {}
+        self._actor = Actor(cluster, stores, trainer, jobs=self._jobs, witness=witness, wake=self.wake, clock=clock)
 
     # What wakes it
 
@@ -166,7 +125,8 @@ class Loop:
         if not is_news(progress, event):
             return Delivery.STALE
         self._progress[uid] = fold(progress, event, self._clock())
-        _log.info("event %s", event.type, extra={"uid": uid, "attempt": event.attempt, "step": event.step})
+        level = logging.DEBUG if event.type is EventType.PROGRESS else logging.INFO
+        _log.log(level, "event %s", event.type, extra={"uid": uid, "attempt": event.attempt, "step": event.step})
         self.wake(uid, WRITE_EVERY if event.type is EventType.PROGRESS else 0.0)
         return Delivery.ACCEPTED
 
@@ -193,6 +153,7 @@ class Loop:
     async def _work(self) -> None:
         while True:
             uid = await self._queue.take()
+            self._metrics.taken(len(self._queue), self._queue.waited)
             try:
                 again = await self._pass(uid)
                 if again is not None:
@@ -210,7 +171,7 @@ class Loop:
             with self._metrics.reconcile():
                 observation = self._observe(run, about)
                 decision = decide(observation)
-                await self._act(run, observation, decision)
+                await self._actor.act(run, observation, decision)
         except errors.Conflict:
             return await self._read_again(run)
         except errors.NotFound:
@@ -218,6 +179,8 @@ class Loop:
         except errors.ClusterError as error:
             self._witness.failed(about, error)
             return RETRY
+        except ValidationError as error:
+            return await self._unreadable(run, about, error)
         except Exception as error:
             _log.exception("pass failed", extra={"uid": uid, "run": f"{about.namespace}/{about.name}"})
             self._witness.failed(about, error)
@@ -239,101 +202,9 @@ class Loop:
             now=self._clock(),
             progress=self._progress.get(about.uid),
             storage=self._jobs.seen(about.uid),
-            refusal=self._refusals.get(about.uid),
+            refusal=self._actor.refusals.get(about.uid),
             collect_timeout=self._collect_timeout,
         )
-
-    async def _act(self, run: Object, observation: Observation, decision: Decision) -> None:
-        """Creates and deletes first, then the status, then the telling; letting go comes last of all."""
-        about = observation.run
-        for action in decision.actions:
-            if not isinstance(action, RemoveFinalizer):
-                await self._do(action, run, observation)
-        if any(isinstance(action, RemoveFinalizer) for action in decision.actions):
-            for announcement in decision.announcements:
-                self._witness.announced(run, announcement)
-            await self._patch_finalizers(run, remove=seen.RUN_FINALIZER)
-            return
-        run = self._run(about.uid) or run
-        if status.differs(run, decision.status):
-            self._stores.runs.learn(await status.write(self._cluster, run, decision.status))
-        for announcement in decision.announcements:
-            self._witness.announced(run, announcement)
-
-    async def _do(self, action: Action, run: Object, observation: Observation) -> None:
-        about = observation.run
-        match action:
-            case AddFinalizer():
-                await self._patch_finalizers(run, add=seen.RUN_FINALIZER)
-            case CreatePod():
-                await self._create(action, observation)
-            case DeletePod(name, uid):
-                await self._cluster.delete(PODS, name, about.namespace, uid=uid)
-            case ReleasePod(name, uid):
-                await self._release(name, uid, about.namespace)
-            case StartJob(job):
-                self._jobs.start(job, about, observation.spec, observation.status.attempt or len(observation.pods))
-            case Abandon(message):
-                await self._witness.abandoned(about, observation.status.prefix or "", message)
-            case RemoveFinalizer():
-                raise AssertionError("letting go comes after everything else")
-
-    async def _create(self, create: CreatePod, observation: Observation) -> None:
-        about = observation.run
-        body = pods.build(about, observation.spec, create, self._trainer)
-        name = body["metadata"]["name"]
-        try:
-            pod = await self._cluster.create(PODS, body, about.namespace)
-        except errors.AlreadyExists as error:
-            found = await self._cluster.get(PODS, name, about.namespace)
-            owners = (found or {}).get("metadata", {}).get("ownerReferences", ())
-            if found is None or about.uid not in {owner["uid"] for owner in owners}:
-                raise self._refuse(about, f"a pod {name!r} that is not this run's is in the way: delete it") from error
-            pod = found
-        except errors.Refused as error:
-            raise self._refuse(about, f"the API server refuses the pod: {error}") from error
-        self._refusals.pop(about.uid, None)
-        self._jobs.drop_artifact(about.uid)
-        self._stores.pods.learn(pod)
-
-    def _refuse(self, about: RunSeen, message: str) -> errors.Conflict:
-        """File a refusal; the pass is repeated at once, and the rules say what it means."""
-        self._refusals[about.uid] = Refusal(message, self._clock())
-        return errors.Conflict(message)
-
-    async def _release(self, name: str, uid: str, namespace: str) -> None:
-        pod = self._stores.pods.get(name, namespace)
-        if pod is None or pod["metadata"]["uid"] != uid:
-            return
-        await self._patch(PODS, self._stores.pods, pod, remove=seen.POD_FINALIZER)
-
-    async def _patch_finalizers(self, run: Object, *, add: str | None = None, remove: str | None = None) -> None:
-        await self._patch(RUNS, self._stores.runs, run, add=add, remove=remove)
-
-    async def _patch(
-        self,
-        resource: Resource,
-        store: Store | NamespacedStore,
-        thing: Object,
-        *,
-        add: str | None = None,
-        remove: str | None = None,
-    ) -> None:
-        """Add or remove one finalizer, leaving the others as they were when *thing* was read."""
-        metadata = thing["metadata"]
-        held = list(metadata.get("finalizers", ()))
-        wanted = [one for one in held if one != remove] + ([add] if add is not None and add not in held else [])
-        if wanted == held:
-            return
-        operations: list[Object] = [
-            {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
-            {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
-            {"op": "add", "path": "/metadata/finalizers", "value": wanted},
-        ]
-        answer = await self._cluster.json_patch(resource, metadata["name"], metadata.get("namespace"), operations)
-        if answer is not None and store.learn(answer) is not None:
-            # The watch will bring nothing new of it: what the write makes possible is looked at now.
-            self.wake(metadata["labels"][seen.LABEL_RUN_UID] if resource == PODS else metadata["uid"])
 
     async def _read_again(self, run: Object) -> float:
         """What was decided upon is not what is there: read it, and decide anew."""
@@ -357,6 +228,23 @@ class Loop:
                 self._stores.pods.learn(fresh)
         return 0.1
 
+    async def _unreadable(self, run: Object, about: RunSeen, error: ValidationError) -> float | None:
+        """A run that the schema took and we cannot read (from another version of us) is left alone, but never stuck."""
+        first = error.errors()[0]
+        message = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        self._witness.failed(about, error)
+        self._witness.announced(run, Announcement("Unreadable", message, warning=True))
+        if about.deleting_since is None or not about.has_finalizer:
+            return UNREADABLE
+        if self._clock() - about.deleting_since < self._collect_timeout:
+            return UNREADABLE
+        await self._witness.abandoned(about, (run.get("status") or {}).get("prefix", ""), message)
+        try:
+            await self._actor.let_go(run)
+        except errors.ClusterError as failure:
+            self._witness.failed(about, failure)
+        return RETRY
+
     async def _orphans(self, uid: str) -> float | None:
         """A run is gone; pods that it left behind held are let go (the garbage collector deletes them)."""
         try:
@@ -367,7 +255,7 @@ class Loop:
                 if owner is not None and owner["metadata"]["uid"] == uid:
                     return RETRY  # not gone: our store of runs has yet to hear of it
                 await self._cluster.delete(PODS, pod["metadata"]["name"], pod["metadata"]["namespace"])
-                await self._patch(PODS, self._stores.pods, pod, remove=seen.POD_FINALIZER)
+                await self._actor.release(pod)
         except errors.ClusterError as error:
             _log.warning("pods of the gone run %s could not be let go: %s", uid, error)
             return RETRY
@@ -382,7 +270,7 @@ class Loop:
     def _forget(self, uid: str) -> None:
         self._jobs.forget(uid)
         self._progress.pop(uid, None)
-        self._refusals.pop(uid, None)
+        self._actor.refusals.pop(uid, None)
         self._witness.forgotten(uid)
 
 

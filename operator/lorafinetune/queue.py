@@ -13,6 +13,8 @@ class WorkQueue:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._due: dict[str, float] = {}
+        self.waited = 0.0
+        """Seconds by which the key that was taken last was late."""
         self._heap: list[tuple[float, str]] = []
         self._busy: set[str] = set()
         self._changed = asyncio.Event()
@@ -43,6 +45,7 @@ class WorkQueue:
                     break
                 heapq.heappop(self._heap)
                 del self._due[key]
+                self.waited = now - due
                 self._busy.add(key)
                 return key
             wait = self._heap[0][0] - now if self._heap else None

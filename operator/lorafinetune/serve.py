@@ -15,15 +15,16 @@ from lorafinetune.contract.event import AUDIENCE
 from lorafinetune.jobs import Jobs
 from lorafinetune.kube import election, handlers, seen
 from lorafinetune.kube.client import NODES, PODS, POOLS, RUNS, SECRETS, Cluster
+from lorafinetune.kube.errors import ClusterError
 from lorafinetune.kube.events import EventRecorder
 from lorafinetune.kube.pods import Trainer
 from lorafinetune.kube.reflector import Reflector, trim
 from lorafinetune.kube.store import Change, Store
-from lorafinetune.kube.stores import NamespacedStore
-from lorafinetune.loop import Loop, Stores
+from lorafinetune.kube.stores import NamespacedStore, Stores
+from lorafinetune.loop import Loop
 from lorafinetune.probes import Probes
 from lorafinetune.receiver.authenticate import Identity
-from lorafinetune.receiver.certificate import host_of
+from lorafinetune.receiver.certificate import Authority, ServerCertificate, host_of
 from lorafinetune.receiver.judge import Judge
 from lorafinetune.receiver.server import Receiver
 from lorafinetune.settings import Settings
@@ -32,6 +33,8 @@ from lorafinetune.webhooktls import load_or_make
 from lorafinetune.witness import Witness
 
 LEASE = "lorafinetune"
+RENEW_SECONDS = 24 * 3600.0
+LIST_SECONDS = 300.0
 
 _log = logging.getLogger(__name__)
 
@@ -134,13 +137,7 @@ class Operator:
 
     async def _lead(self) -> None:
         settings = self._settings
-        authority, certificate = await load_or_make(
-            self._cluster,
-            namespace=settings.own_namespace,
-            name=settings.webhook_tls_secret,
-            hosts=[host_of(settings.webhook_url)],
-            now=datetime.datetime.now(datetime.UTC),
-        )
+        authority, certificate = await self._certificate()
         trainer = Trainer(
             image=settings.trainer_image,
             pull_policy=settings.trainer_pull_policy,
@@ -148,14 +145,15 @@ class Operator:
             webhook_ca=authority.certificate.decode(),
         )
         recorder = EventRecorder(self._cluster, settings.own_name, count=self._metrics.event)
-        witness = Witness(self._cluster, recorder, self._metrics, namespace=settings.own_namespace)
+        witness = Witness(self._cluster, recorder, self._metrics, namespace=settings.own_namespace, clock=time.time)
+        await witness.recall()
         loop = Loop(
             self._cluster,
             self._stores,
             trainer,
-            witness,
-            self._metrics,
-            lambda wake: Jobs(
+            witness=witness,
+            metrics=self._metrics,
+            make_jobs=lambda wake: Jobs(
                 read_secret=lambda namespace, name: self._cluster.get(SECRETS, name, namespace),
                 wake=wake,
                 clock=time.time,
@@ -178,7 +176,8 @@ class Operator:
         self._receiving = True
         try:
             async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(recorder.run()), tasks.create_task(loop.run())]
+                work = (recorder.run(), loop.run(), self._renew(receiver), self._list_again())
+                helpers = [tasks.create_task(one) for one in work]
                 # kopf ends when the process is told to; it is the last to begin, for it cancels what began after it.
                 await self._front_door()
                 for task in helpers:
@@ -196,6 +195,40 @@ class Operator:
             clusterwide=not namespaces,
             namespaces=list(namespaces),
         )
+
+    async def _certificate(self) -> tuple[Authority, ServerCertificate]:
+        return await load_or_make(
+            self._cluster,
+            namespace=self._settings.own_namespace,
+            name=self._settings.webhook_tls_secret,
+            hosts=[host_of(self._settings.webhook_url)],
+            now=datetime.datetime.now(datetime.UTC),
+        )
+
+    async def _renew(self, receiver: Receiver) -> None:
+        """Look once a day whether the webhook's certificate is due; pods trust its authority, which stays."""
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                _, certificate = await self._certificate()
+                await receiver.use(certificate)
+            except ClusterError as error:
+                _log.warning("the webhook's certificate could not be looked at: %s", error)
+
+    async def _list_again(self) -> None:
+        """Replace the runs now and then: kopf never tells of one that was torn away while its watch was broken."""
+        while True:
+            await asyncio.sleep(LIST_SECONDS)
+            for namespace in self._namespaces:
+                try:
+                    runs, version = await self._cluster.list_all(RUNS, namespace)
+                except ClusterError as error:
+                    _log.warning("runs could not be listed: %s", error)
+                    continue
+                here = [trim(run) for run in runs]
+                others = [run for run in self._runs if namespace not in (None, run["metadata"]["namespace"])]
+                for change in self._runs.replace([*here, *others], version):
+                    self._run(change)
 
     async def _list_runs(self) -> None:
         """Know every run before anybody asks about one: a trainer that is told that its run is gone would stop."""

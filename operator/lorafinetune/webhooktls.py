@@ -51,7 +51,7 @@ async def load_or_make(
             return authority, ServerCertificate(data[CERTIFICATE], data[KEY])
         server = make_server_certificate(authority, hosts, now)
         try:
-            await _write(cluster, secret, namespace, name, authority, server)
+            await _write(cluster, secret, namespace=namespace, name=name, authority=authority, server=server)
         except (AlreadyExists, Conflict):
             continue
         _log.info("made the webhook's certificate for %s", ", ".join(hosts))
@@ -60,7 +60,7 @@ async def load_or_make(
 
 
 async def _write(
-    cluster: Cluster, old: Object | None, namespace: str, name: str, authority: Authority, server: ServerCertificate
+    cluster: Cluster, old: Object | None, *, namespace: str, name: str, authority: Authority, server: ServerCertificate
 ) -> None:
     content = {CA: authority.certificate, CA_KEY: authority.key, CERTIFICATE: server.certificate, KEY: server.key}
     body: Object = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 from lorafinetune.api import API_VERSION
 from lorafinetune.engine.classify import PREEMPTIONS
 from lorafinetune.engine.decision import Announcement, CreatePod, Decision
 from lorafinetune.engine.observation import RunSeen
-from lorafinetune.engine.times import stamp
+from lorafinetune.engine.times import instant, stamp
 from lorafinetune.kube.client import CONFIGMAPS, Cluster
 from lorafinetune.kube.errors import AlreadyExists, ClusterError
 from lorafinetune.kube.events import EventRecorder, Reference
@@ -28,7 +29,16 @@ _log = logging.getLogger("lorafinetune.decisions")
 class Witness:
     """Tells, and never stands in the loop's way."""
 
-    def __init__(self, cluster: Cluster, recorder: EventRecorder, metrics: Metrics, *, namespace: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        recorder: EventRecorder,
+        metrics: Metrics,
+        *,
+        namespace: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
         self._cluster = cluster
         self._recorder = recorder
         self._metrics = metrics
@@ -41,6 +51,10 @@ class Witness:
             self._metrics.attempt_ended(cause)
             if cause in PREEMPTIONS:
                 self._metrics.preempted(cause, pool)
+        if any(isinstance(action, CreatePod) for action in decision.actions) and decision.status.attempts:
+            last = decision.status.attempts[-1]
+            if last.cause in PREEMPTIONS and last.ended is not None:
+                self._metrics.replaced(max(0.0, self._clock() - instant(last.ended)))
         said = (decision.reason, decision.message)
         level = logging.DEBUG if self._last.get(run.uid) == said else logging.INFO
         self._last[run.uid] = said
@@ -67,6 +81,11 @@ class Witness:
             note=announcement.message,
             warning=announcement.warning,
         )
+
+    async def recall(self) -> None:
+        """Say how many prefixes an operator before us left behind. Raises ClusterError."""
+        found = await self._cluster.get(CONFIGMAPS, ABANDONED, self._namespace)
+        self._metrics.abandoned(len((found or {}).get("data") or {}))
 
     async def abandoned(self, run: RunSeen, prefix: str, message: str) -> None:
         """Write the prefix into the operator's ConfigMap, for whoever cleans up; a failure to is logged, not raised."""

@@ -1,4 +1,4 @@
-"""One stage for all whole runs: a cluster of its own, the operator with the chart's rights, two GPU nodes and a plain one."""
+"""One stage for all whole runs: its own cluster, the operator with the chart's rights, two GPU nodes, a plain one."""
 
 from __future__ import annotations
 

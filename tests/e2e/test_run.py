@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from examples.stage import LORAS, Stage
+from examples.stage import LORAS, Stage, lines_of
+from localcluster import binaries
 
 Object = dict[str, Any]
 
@@ -194,10 +195,11 @@ def test_partitioned_attempt_cannot_commit(stage: Stage, home: str) -> None:
         assert head["attempt"] == 2
         committed = {one["step"] for one in head["checkpoints"] if one["attempt"] == 1}
 
-        stage.cluster.faults.heal("far-1")
-        old = stage.wait("the zombie's end is seen", lambda: ended_exit_code(stage, home, 1), PAUSE)
+        with watched_exit_codes(stage, home, status["attempts"][0]["pod"]) as codes:
+            stage.cluster.faults.heal("far-1")
+            stage.wait("the zombie's end is seen", lambda: codes, 60)
+        assert set(codes) == {76}, "the old attempt ended because it was fenced"
         head = json.loads(stage.cluster.s3.client().get_object(Bucket=LORAS, Key=f"{place}head.json")["Body"].read())
-        assert old == 76, "the old attempt ended because it was fenced"
         assert head["attempt"] == 2
         assert {one["step"] for one in head["checkpoints"] if one["attempt"] == 1} <= committed
         assert stage.status(home, "zombie")["attempt"] == 2
@@ -208,19 +210,27 @@ def test_partitioned_attempt_cannot_commit(stage: Stage, home: str) -> None:
     assert stage.keys(place) == []
 
 
-def ended_exit_code(stage: Stage, home: str, attempt: int) -> int | None:
-    return next((code for code in exit_codes(stage, home, attempt)), None)
+@contextmanager
+def watched_exit_codes(stage: Stage, home: str, pod: str) -> Iterator[list[int]]:
+    """Note the exit codes that a pod's trainer is reported with: such a pod is gone as soon as its node is back."""
+    path = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}{'\\n'}"
+    kubectl = [str(binaries.find("kubectl")), "--kubeconfig", str(stage.cluster.kubeconfig)]
+    codes: list[int] = []
+    watching = threading.Event()
+    with lines_of([*kubectl, "get", "pod", pod, "-n", home, "--watch", "-o", path]) as watch:
 
+        def read() -> None:
+            assert watch.stdout is not None
+            for line in watch.stdout:
+                watching.set()  # the first line is what the pod is now
+                codes.extend([int(line)] if line.strip() else [])
 
-def exit_codes(stage: Stage, home: str, attempt: int) -> list[int]:
-    """The exit code of an attempt's container, while its pod can still be seen."""
-    found = []
-    for pod in pods(stage, home):
-        if pod["metadata"]["labels"].get("lorafinetune.io/attempt") == str(attempt):
-            for one in pod["status"].get("containerStatuses", ()):
-                if ended := one["state"].get("terminated"):
-                    found.append(ended["exitCode"])
-    return found
+        thread = threading.Thread(target=read)
+        thread.start()
+        assert watching.wait(20), "kubectl does not watch"
+        yield codes
+        watch.terminate()
+        thread.join()
 
 
 def test_namespace_deleted(stage: Stage, home: str) -> None:
@@ -233,7 +243,7 @@ def test_namespace_deleted(stage: Stage, home: str) -> None:
 
 
 def test_delete_and_recreate(stage: Stage, home: str) -> None:
-    """By default the artifact stays, and nothing else; a new run of the same name starts clean; DeleteAll leaves nothing."""
+    """By default only the artifact stays; a new run of the same name starts clean; DeleteAll leaves nothing."""
     short = {"training": {"steps": 3}, "checkpoint": {"everySteps": 2}}
     stage.cluster.apply(stage.run(home, "again", **short))
     first = wait_for_phase(stage, home, "again", "Succeeded")

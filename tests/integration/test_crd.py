@@ -11,11 +11,12 @@ import pytest
 import yaml
 from kubernetes import client, config
 
-from lorafinetune.api.finetune import LoRAFineTuneSpec, LoRAFineTuneStatus
+from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
 from lorafinetune.api.kinds import GPUPOOL as POOL_KIND
 from lorafinetune.api.kinds import LORAFINETUNE as RUN_KIND
 from lorafinetune.api.render import manifest
+from lorafinetune.api.status import LoRAFineTuneStatus
 from tests.manifests import FINETUNE, GPUPOOL, MINIMAL, REMOVED, changed
 
 GROUP_VERSION = ("lorafinetune.io", "v1alpha1")
@@ -83,6 +84,7 @@ STATUS: dict[str, Any] = {
         "sha256": "b" * 64,
         "size": 23_000_000,
     },
+    "pruned": True,
     "cost": "$0.041",
     "saved": "65%",
     "eta": "5m",
@@ -338,6 +340,22 @@ def test_what_may_change_at_any_time(
     runs: Runs, stored: Callable[[bool], dict[str, Any]], path: str, value: Any
 ) -> None:
     runs.replace(changed(stored(True), {path: value}))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_steps_cannot_be_raised_under_a_schedule_that_looks_at_the_end(runs: Runs, schedule: str) -> None:
+    runs.create(changed(FINETUNE, {"spec.training.schedule": schedule}))
+    runs.set("timber", {"spec.training.steps": 600})
+    runs.write_status("timber", {"startTime": "2026-11-23T07:51:00Z"})
+    with pytest.raises(client.ApiException, match="linear or cosine"):
+        runs.set("timber", {"spec.training.steps": 700})
+
+
+def test_steps_cannot_be_raised_after_the_end(runs: Runs, stored: Callable[[bool], dict[str, Any]]) -> None:
+    stored(True)
+    runs.write_status("timber", {"startTime": "2026-11-23T07:51:00Z", "completionTime": "2026-11-23T07:59:00Z"})
+    with pytest.raises(client.ApiException, match="once the run has ended"):
+        runs.set("timber", {"spec.training.steps": 700})
 
 
 def test_every_frozen_or_editable_field_is_in_one_of_the_two_tables() -> None:

@@ -132,6 +132,15 @@ def test_karpenter_reclaims_a_spot_node_with_notice(cluster: Cluster, look: Look
     look.let_go("moved", "kept")
 
 
+def test_karpenter_ends_a_node_as_soon_as_it_is_drained(cluster: Cluster, look: Look) -> None:
+    cluster.add_node("quick", cloud="eks-karpenter", capacity_type="spot")
+    run(cluster, look.namespace, "quick", "only")
+    cluster.faults.preempt("quick", notice=600)
+    eventually(lambda: look.node("quick") is None, 30, "the Node goes long before the notice is over")
+    assert exit_code(look.ended("only")) == 86
+    look.let_go("only")
+
+
 def test_gke_shuts_a_spot_node_down_gracefully_and_brings_it_back_under_its_name(cluster: Cluster, look: Look) -> None:
     cluster.add_node("gk", cloud="gke", capacity_type="spot", gpus=1)
     assert "cloud.google.com/gke-spot:NoSchedule" in look.taints("gk")

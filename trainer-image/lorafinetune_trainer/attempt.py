@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.head import CheckpointEntry
+from lorafinetune.contract.head import CheckpointEntry, Fenced, HeadLost
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune.storage import errors
 from lorafinetune_trainer import imports, inputs, places, planning
 from lorafinetune_trainer.checkpoints import Checkpoints, Verified
 from lorafinetune_trainer.ending import Ending
@@ -161,4 +162,8 @@ def _publish(wires: Wires, given: Inputs, model: Model, loop: Loop) -> ExitCode:
     files = export.files(model.weights, product, story=story)
     entry = wires.checkpoints.publish(loop.step, loop.updates, files, provenance)
     wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)
+    try:
+        wires.checkpoints.tidy()  # a superseded artifact
+    except (errors.StorageError, Fenced, HeadLost) as error:  # the product is safe; the operator sweeps what is left
+        wires.reporter.note(f"left-overs could not be deleted: {error}")
     return ExitCode.FINISHED

@@ -8,19 +8,21 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.runconfig import HUB_TOKEN, BaseModelSource
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.failure import Failure, invalid
+from lorafinetune_trainer.failure import Failure, explain, invalid
 
 INDEX: Final = "model_index.json"
 TRAINED: Final = frozenset({"unet", "scheduler"})
 """What a resumed attempt needs."""
 ENCODERS: Final = frozenset({"vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"})
 """What computes the conditioning, once in a run."""
+
+_Answer = TypeVar("_Answer")
 
 _WEIGHTS: Final = {
     "unet": "diffusion_pytorch_model",
@@ -35,6 +37,7 @@ _TOKENIZER_FILES: Final = frozenset(
 _MAX_JSON: Final = 8 * 1024 * 1024
 _PARALLEL: Final = 8
 _MAX_FILES: Final = 2000
+HUB_TIMEOUT: Final = 30.0
 HALF: Final = "fp16"
 
 
@@ -177,6 +180,14 @@ def _files_of(place: Place, part: str, half: bool) -> set[str]:
     raise _wrong(place, f"{stem}.safetensors is missing")
 
 
+def unloadable(part: str, error: Exception) -> Failure:
+    """Return the failure of a part whose files are there and cannot be loaded; memory that ran out stays that."""
+    failure = explain(error)
+    if failure.code is ExitCode.OUT_OF_MEMORY:
+        return failure
+    return invalid("WrongBaseModel", f"{part} of the base model cannot be loaded: {failure.message}")
+
+
 def _needed(place: Place, name: str) -> str:
     if name not in place.names:
         raise _wrong(place, f"{name} is missing")
@@ -272,7 +283,6 @@ def _open_hub(field: str, uri: str, source: BaseModelSource, cache: Path | None)
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -290,29 +300,27 @@ def _open_hub(field: str, uri: str, source: BaseModelSource, cache: Path | None)
             return invalid("WrongBaseModel", f"{field} {uri} has no revision {source.revision!r}")
         if isinstance(error, RepositoryNotFoundError | HFValidationError | EntryNotFoundError):
             return invalid("WrongBaseModel", f"{field} {uri} does not exist on the hub, or needs a token")
-        return Failure(
-            ExitCode.STORAGE_UNREACHABLE,
-            "HubUnreachable",
-            f"the hub cannot be reached for {uri}: {type(error).__name__}",
-        )
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Failure(ExitCode.STORAGE_UNREACHABLE, "HubUnreachable", f"the hub does not give {uri}: {why}")
 
-    caught = (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError)
-    try:
-        info = HfApi(token=token).model_info(repository, revision=source.revision, timeout=30)
-    except caught as error:
-        raise translate(error) from error
+    def ask(call: Callable[[], _Answer]) -> _Answer:
+        try:
+            return call()
+        except Exception as error:  # its HTTP library raises errors of its own kinds
+            raise translate(error) from error
+
+    info = ask(lambda: HfApi(token=token).model_info(repository, revision=source.revision, timeout=HUB_TIMEOUT))
     names = frozenset(one.rfilename for one in info.siblings or ())
 
     def bring(wanted: Iterable[str]) -> Path:
-        try:
-            # The commit, not the branch: all parts then come from one state of the repository.
-            return Path(
-                snapshot_download(
-                    repository, revision=info.sha, allow_patterns=sorted(wanted), cache_dir=cache, token=token
-                )
+        # The commit, not the branch: all parts then come from one state of the repository.
+        patterns = sorted(wanted)
+        found = ask(
+            lambda: snapshot_download(
+                repository, revision=info.sha, allow_patterns=patterns, cache_dir=cache, token=token
             )
-        except caught as error:
-            raise translate(error) from error
+        )
+        return Path(found)
 
     return Place(uri, names, bring)
 

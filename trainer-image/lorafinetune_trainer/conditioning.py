@@ -21,7 +21,7 @@ from lorafinetune.contract.manifest import MAX_FILES, MAX_MANIFEST_BYTES, File, 
 from lorafinetune.storage import errors, inventory
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer import state
-from lorafinetune_trainer.basemodel import Files, Part
+from lorafinetune_trainer.basemodel import Files, Part, unloadable
 from lorafinetune_trainer.dataset import Dataset, Image
 from lorafinetune_trainer.failure import invalid
 
@@ -218,8 +218,8 @@ def image_encoder(
         vae = AutoencoderKL.from_pretrained(
             part.folder, variant=part.variant, torch_dtype=torch.float32, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise invalid("WrongBaseModel", f"the VAE of the base model cannot be loaded: {error}") from error
+    except Exception as error:  # the libraries raise whatever they meet in a file
+        raise unloadable("the VAE", error) from error
     vae.requires_grad_(False).eval().to(device)
     scale, shift = float(vae.config.scaling_factor), float(vae.config.shift_factor or 0.0)
 
@@ -266,8 +266,8 @@ def prompt_encoder(
                 files.folder / part, variant=files.variant(part), dtype=torch.float32, local_files_only=True
             )
             tokenizer = CLIPTokenizer.from_pretrained(files.folder / f"tokenizer{suffix}", local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise invalid("WrongBaseModel", f"{part} of the base model cannot be loaded: {error}") from error
+        except Exception as error:
+            raise unloadable(part, error) from error
         encoder.requires_grad_(False).eval().to(device)
         pairs.append((tokenizer, encoder))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lorafinetune.contract import layout
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune_trainer import state
@@ -14,8 +15,7 @@ from lorafinetune_trainer import state
 if TYPE_CHECKING:
     import torch
 
-DIFFUSERS: Final = "pytorch_lora_weights.safetensors"
-"""The name that diffusers looks for in a folder."""
+DIFFUSERS: Final = layout.LORA
 KOHYA: Final = "lora_kohya.safetensors"
 CARD: Final = "README.md"
 

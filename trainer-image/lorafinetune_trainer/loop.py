@@ -45,7 +45,7 @@ class Progress(NamedTuple):
 def learning_rate(training: Training, step: int) -> float:
     """Return the learning rate of *step* (0, 1 ...): a pure function, so no scheduler has a state to save."""
     if step < training.warmup_steps:
-        return training.learning_rate * (step + 1) / training.warmup_steps
+        return training.learning_rate * ((step + 1) / training.warmup_steps)
     if training.schedule is Schedule.CONSTANT:
         return training.learning_rate
     left = max(1, training.steps - training.warmup_steps)

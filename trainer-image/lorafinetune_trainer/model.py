@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract.training import Precision, Training
 from lorafinetune_trainer import order
-from lorafinetune_trainer.basemodel import Files
+from lorafinetune_trainer.basemodel import Files, unloadable
 from lorafinetune_trainer.failure import invalid
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def load(files: Files, training: Training, device: torch.device) -> Model:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise invalid("WrongBaseModel", f"the UNet of the base model cannot be loaded: {_first(error)}") from error
+    except Exception as error:  # the libraries raise whatever they meet in a file
+        raise unloadable("the UNet", error) from error
     if missing := sorted(found["missing_keys"]):
         raise invalid("WrongBaseModel", f"the UNet of the base model lacks {len(missing)} weights, first {missing[0]}")
     unet.requires_grad_(False).train()
@@ -94,7 +94,7 @@ def load(files: Files, training: Training, device: torch.device) -> Model:
     return Model(unet, weights, noise, prediction, dtype)
 
 
-def add_adapter(unet: Any, training: Training) -> dict[str, torch.nn.Parameter]:
+def add_adapter(unet: Any, training: Training, *, initialise: bool = True) -> dict[str, torch.nn.Parameter]:
     """Put LoRA matrices beside the attention layers of *unet*; return them by name, in the order of their names."""
     import torch
     from peft import LoraConfig, inject_adapter_in_model
@@ -115,13 +115,11 @@ def add_adapter(unet: Any, training: Training) -> dict[str, torch.nn.Parameter]:
         for name, weight in weights.items():
             weight.requires_grad_(True)
             weight.data = weight.data.float()
+            if not initialise:
+                continue
             if ".lora_A." in name:
                 values = order.initial_weight(training.seed, name, (weight.shape[0], weight.shape[1]))
                 weight.copy_(torch.from_numpy(values))
             else:
                 weight.zero_()
     return weights
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]

@@ -7,8 +7,9 @@ from typing import Final
 from pydantic import BaseModel
 
 from lorafinetune.api.crd import AGE, Column, Kind
-from lorafinetune.api.finetune import BaseModelSpec, DatasetSpec, LoRAFineTuneSpec, LoRAFineTuneStatus, StorageSpec
+from lorafinetune.api.finetune import BaseModelSpec, DatasetSpec, LoRAFineTuneSpec, StorageSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.api.status import LoRAFineTuneStatus
 from lorafinetune.api.words import Extra, rule
 from lorafinetune.contract.training import Training
 
@@ -44,6 +45,19 @@ STEPS_ONLY_UP: Final = rule(
     "spec.training.steps can only be raised once the run has started: set it back or higher",
     field_path=".spec.training.steps",
 )
+STEPS_NOT_WITH_AN_END: Final = rule(
+    f"!({STARTED}) || self.spec.training.steps <= oldSelf.spec.training.steps "
+    "|| self.spec.training.schedule == 'constant'",
+    "spec.training.steps cannot be raised once a run with schedule linear or cosine has started, for these look at the "
+    "last step from the first one on: set it back",
+    field_path=".spec.training.steps",
+)
+STEPS_NOT_AFTER_THE_END: Final = rule(
+    "!has(oldSelf.status) || !has(oldSelf.status.completionTime) "
+    "|| self.spec.training.steps <= oldSelf.spec.training.steps",
+    "spec.training.steps cannot be raised once the run has ended: set it back, or start a new run under another name",
+    field_path=".spec.training.steps",
+)
 
 LORAFINETUNE: Final = Kind(
     kind="LoRAFineTune",
@@ -75,6 +89,8 @@ LORAFINETUNE: Final = Kind(
         *_frozen("dataset", DatasetSpec),
         *_frozen("training", Training),
         STEPS_ONLY_UP,
+        STEPS_NOT_WITH_AN_END,
+        STEPS_NOT_AFTER_THE_END,
         *_frozen("storage", StorageSpec),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from lorafinetune.api.finetune import MAX_ATTEMPTS_KEPT, AttemptStatus, CheckpointStatus, LoRAFineTuneStatus
+from lorafinetune.api.status import MAX_ATTEMPTS_KEPT, AttemptStatus, CheckpointStatus, LoRAFineTuneStatus
 from lorafinetune.contract import layout
 from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.engine import ledger
@@ -172,6 +172,8 @@ def _counted(status: LoRAFineTuneStatus, ended: list[tuple[str, str]]) -> LoRAFi
 
 
 def _progressed(status: LoRAFineTuneStatus, seen: Observation) -> LoRAFineTuneStatus:
+    if status.completion_time is not None:
+        return status  # the last word has been said
     steps = seen.spec.training.steps
     progress = seen.progress
     newest = status.attempts[-1] if status.attempts else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lorafinetune.api.finetune import AttemptStatus
+from lorafinetune.api.status import AttemptStatus
 from lorafinetune.engine.classify import PREEMPTIONS, Cause
 from lorafinetune.engine.times import instant
 
@@ -55,12 +55,23 @@ def after(attempts: Sequence[AttemptStatus], *, failures: int) -> Again | Over:
             row = _row(attempts)
             if row > INFRASTRUCTURE_IN_A_ROW:
                 return Over(reason, f"{words} (infrastructure failed {row} times in a row)")
-            return Again(ended + min(MAX_PAUSE, FIRST_PAUSE * 2 ** (row - 1)))
+            return Again(ended + _pause(row))
+        case Cause.FENCED:
+            # One is a zombie's end; several in a row mean that something else holds the head.
+            return Again(ended + _pause(_run_of(attempts, Cause.FENCED) - 1))
         case cause if cause in PREEMPTIONS:
             row = _stillborn_row(attempts)
-            return Again(ended + (min(MAX_PAUSE, FIRST_PAUSE * 2 ** (row - 1)) if row else 0.0))
+            return Again(ended + _pause(row))
         case _:
             return Again(ended)
+
+
+def _pause(row: int) -> float:
+    return min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(row - 1, 16)) if row > 0 else 0.0
+
+
+def _run_of(attempts: Sequence[AttemptStatus], cause: Cause) -> int:
+    return next((count for count, one in enumerate(reversed(attempts)) if one.cause != cause), len(attempts))
 
 
 def _row(attempts: Sequence[AttemptStatus]) -> int:

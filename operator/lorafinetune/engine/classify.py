@@ -21,6 +21,10 @@ LATE_EVIDENCE: Final = 30.0
 LOST_AFTER: Final = 10.0
 """Seconds of a node's silence (after it turned NotReady) and of its trainer's, before the attempt counts as lost."""
 
+STORAGE_REASONS: Final = frozenset({"AccessDenied", "BucketMissing", "StorageUnreachable"})
+"""What the bucket may say in the middle of a run: keys expire and buckets go, and come back."""
+HEAD_LOST: Final = "HeadLost"
+
 _SHUTDOWN: Final = {"Terminated", "Shutdown", "NodeShutdown", "Preempting", "NodeLost"}
 _REJECTED: Final = {"NodeAffinity", "UnexpectedAdmissionError"}
 _SIGNALS: Final = {128 + 9, 128 + 15}
@@ -78,7 +82,8 @@ def classify(
         reason = (
             (pod.termination.reason if pod.termination else "") or (progress.reason if progress else "") or "Invalid"
         )
-        return Ending(Cause.INVALID, reason, words or (progress.message if progress else "") or "the input cannot work")
+        cause = Cause.INFRASTRUCTURE if reason in STORAGE_REASONS else Cause.INVALID
+        return Ending(cause, reason, words or (progress.message if progress else "") or "the input cannot work")
     if pod.container_reason == "OOMKilled" or pod.exit_code == ExitCode.OUT_OF_MEMORY:
         advice = (
             "set training.gradientCheckpointing: true, lower training.batchSize or training.resolution, "
@@ -88,7 +93,8 @@ def classify(
     if pod.exit_code == ExitCode.FAILED and pod.termination is not None and pod.termination.reason:
         return Ending(Cause.ERROR, pod.termination.reason, words)
     if pod.exit_code == ExitCode.FENCED:
-        return Ending(Cause.FENCED, "Fenced", words or "another attempt holds the head")
+        reason = (pod.termination.reason if pod.termination else "") or "Fenced"
+        return Ending(Cause.FENCED, reason, words or "another attempt holds the head")
     if suspended and pod.deleting:
         return Ending(Cause.SUSPENDED, "Suspended", f"suspended by the user{saved}")
     if pod.disruption:
@@ -141,7 +147,9 @@ def is_lost(pod: PodSeen, node: NodeSeen | None, *, progress: Progress | None, n
         return None
     if node is not None and node.ready:
         return None
-    since = node.not_ready_since if node is not None and node.not_ready_since is not None else pod.created
+    # A node that we have not heard of yet looks like one that is gone: the pod's binding gives it time.
+    bound = pod.bound if pod.bound is not None else pod.created
+    since = node.not_ready_since if node is not None and node.not_ready_since is not None else bound
     heard = progress.heard if progress is not None and progress.attempt == pod.attempt else 0.0
     quiet = now - max(since, heard)
     if quiet < LOST_AFTER:

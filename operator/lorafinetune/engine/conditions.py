@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from lorafinetune.api.finetune import Condition, ConditionStatus
+from lorafinetune.api.status import Condition, ConditionStatus
 from lorafinetune.engine.times import stamp
 
 MAX_MESSAGE: Final = 1024

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from lorafinetune.api.finetune import LoRAFineTuneStatus
 from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.api.status import LoRAFineTuneStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Job(StrEnum):
     CHECK = "check"
     READ = "read"
     VERIFY = "verify"
+    REBUILD = "rebuild"
     PRUNE = "prune"
     BURY = "bury"
     COLLECT = "collect"

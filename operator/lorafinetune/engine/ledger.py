@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from lorafinetune.api.finetune import AttemptStatus, LoRAFineTuneStatus, Totals
+from lorafinetune.api.status import AttemptStatus, LoRAFineTuneStatus, Totals
 from lorafinetune.engine.times import instant
 
 _HOUR = Decimal(3600)

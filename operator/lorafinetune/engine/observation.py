@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lorafinetune.api.finetune import ArtifactStatus, LoRAFineTuneSpec, LoRAFineTuneStatus
+from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.api.status import ArtifactStatus, LoRAFineTuneStatus
 from lorafinetune.contract.event import Termination
 from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.engine.progress import Progress
@@ -38,6 +39,8 @@ class PodSeen:
     """Pending, Running, Succeeded, Failed or Unknown."""
     created: float
     node: str | None = None
+    bound: float | None = None
+    """When the scheduler gave it its node."""
     started: float | None = None
     """When the trainer's container started."""
     ended: float | None = None
@@ -126,6 +129,8 @@ class StorageSeen:
     read: float | None = None
     """When the head was last read."""
     artifact: ArtifactChecked | None = None
+    rebuilt: Tidied | None = None
+    """After the head was lost: it has been made anew from the manifests."""
     pruned: Tidied | None = None
     """After success: checkpoints and conditioning are gone."""
     buried: Tidied | None = None
@@ -136,8 +141,9 @@ class StorageSeen:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The API server would not take a pod: quota, policy, another object of that name."""
+    """A pod could not be made: quota, policy, another object of that name, a Secret that is missing."""
 
+    reason: str
     message: str
     time: float
 

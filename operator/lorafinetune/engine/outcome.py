@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorafinetune.api.finetune import Condition, ConditionStatus, LoRAFineTuneStatus
+from lorafinetune.api.status import Condition, ConditionStatus, LoRAFineTuneStatus
 from lorafinetune.contract import layout
 from lorafinetune.engine.attempts import Settled
 from lorafinetune.engine.conditions import ConditionType, clip, find, is_false, is_true, put
@@ -102,6 +102,10 @@ def _conditions(
     checked = seen.storage.checked
     if storage_ready is not None:
         say(ConditionType.STORAGE_READY, storage_ready, reason, message)
+    elif seen.storage.rebuilt is not None and seen.storage.rebuilt.done:
+        say(
+            ConditionType.STORAGE_READY, ConditionStatus.TRUE, seen.storage.rebuilt.reason, seen.storage.rebuilt.message
+        )
     elif checked is not None and checked.ok:
         say(ConditionType.STORAGE_READY, ConditionStatus.TRUE, checked.reason, checked.message)
     elif find(conditions, ConditionType.STORAGE_READY) is None:

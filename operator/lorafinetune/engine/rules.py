@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from lorafinetune.api.finetune import ConditionStatus
+from lorafinetune.api.status import ConditionStatus
+from lorafinetune.contract.event import Phase
 from lorafinetune.engine import budgets, pools
 from lorafinetune.engine.attempts import Settled, settle
-from lorafinetune.engine.classify import PREEMPTIONS, Cause
+from lorafinetune.engine.classify import HEAD_LOST, PREEMPTIONS, STORAGE_REASONS, Cause
 from lorafinetune.engine.conditions import ConditionType, is_false, is_true
 from lorafinetune.engine.decision import (
-    Abandon,
     Action,
     AddFinalizer,
     Announcement,
@@ -22,24 +22,21 @@ from lorafinetune.engine.decision import (
     Decision,
     DeletePod,
     Job,
-    ReleasePod,
-    RemoveFinalizer,
     StartJob,
 )
+from lorafinetune.engine.deleting import RETRY_STORAGE, deleting, end_live
 from lorafinetune.engine.observation import Observation, PodSeen
 from lorafinetune.engine.outcome import conclude
 from lorafinetune.engine.times import duration, instant, stamp
 
 REFRESH: Final = 30.0
 """Seconds after which a living run is looked at again, to keep cost and ETA true."""
-RETRY_STORAGE: Final = 15.0
-"""Seconds between two questions to a bucket that said no."""
 RETRY_CREATE: Final = 15.0
 """Seconds between two tries to create a pod that was refused."""
 UNHEARD: Final = 60.0
 """Seconds without an event after which the head is read instead."""
-LONGEST_SAVE: Final = 120.0
-"""Seconds for which a lost attempt may still be writing; then its prefix may be cleared."""
+LATE_WORD: Final = 300.0
+"""Seconds after a trainer's start without any event, after which people should know that something is in the way."""
 
 Rule = Callable[[Settled], Decision | None]
 
@@ -54,38 +51,6 @@ def decide(seen: Observation) -> Decision:
     raise AssertionError("the last rule always speaks")
 
 
-def deleting(now: Settled) -> Decision | None:
-    """The user deleted the run: end its attempt, bury the head, remove its objects, then let go."""
-    seen = now.seen
-    if seen.run.deleting_since is None:
-        return None
-    if not seen.run.has_finalizer:
-        return conclude(now, "Deleting", "Released", "the run is let go")
-    stop = _stop(now)
-    if not now.status.attempts and not now.status.attempt and not seen.pods:
-        return conclude(
-            now, "Deleting", "Released", "the run never started: nothing to collect", actions=[RemoveFinalizer()]
-        )
-    if seen.storage.collected is not None and seen.storage.collected.done and not _unreleased(now):
-        message = seen.storage.collected.message
-        return conclude(now, "Deleting", "Collected", message, actions=[*stop, RemoveFinalizer()])
-    if (trouble := _storage_trouble(now)) is not None:
-        waited = seen.now - seen.run.deleting_since
-        if waited >= seen.collect_timeout and not _unreleased(now):
-            message = f"left behind after {duration(waited)}: {trouble}"
-            return conclude(
-                now, "Deleting", "Abandoned", message, actions=[*stop, Abandon(message), RemoveFinalizer()], warn=True
-            )
-        left = duration(max(0.0, seen.collect_timeout - waited))
-        message = f"collecting storage: {trouble}; trying again, for {left} more"
-        return conclude(now, "Deleting", "CollectRetry", message, actions=[*stop, *_tidy(now)], again=RETRY_STORAGE)
-    if (wait := _writers_left(now)) is not None:
-        return conclude(now, "Deleting", "Stopping", wait, actions=[*stop, *_tidy(now)], again=2.0)
-    return conclude(
-        now, "Deleting", "Collecting", "collecting storage", actions=[*stop, *_tidy(now)], again=RETRY_STORAGE
-    )
-
-
 def unheld(now: Settled) -> Decision | None:
     """A new run: hold it before anything is made for it, else deleting it could leak."""
     if now.seen.run.has_finalizer:
@@ -97,11 +62,14 @@ def finished(now: Settled) -> Decision | None:
     """The run has ended for good: keep the product, and nothing else."""
     seen, conditions = now.seen, now.seen.status.conditions
     if is_false(conditions, ConditionType.SUCCEEDED):
-        return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*_end_live(now)])
+        return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*end_live(now)])
     if not is_true(conditions, ConditionType.SUCCEEDED):
         return None
-    if seen.storage.pruned is not None and seen.storage.pruned.done:
+    if now.status.pruned:
         return conclude(now, "Succeeded", "", "", keep_conditions=True)
+    if seen.storage.pruned is not None and seen.storage.pruned.done:
+        status = now.status.model_copy(update={"pruned": True, "checkpoint": None})
+        return conclude(now, "Succeeded", "", "", status=status, keep_conditions=True)
     retry = seen.storage.pruned is None or seen.now - seen.storage.pruned.time >= RETRY_STORAGE
     actions = [StartJob(Job.PRUNE)] if retry else []
     return conclude(now, "Succeeded", "", "", keep_conditions=True, actions=actions, again=RETRY_STORAGE)
@@ -111,7 +79,7 @@ def suspended(now: Settled) -> Decision | None:
     """The user said stop: free the GPU, with the work saved, and stay stopped."""
     if not now.seen.spec.suspend:
         return None
-    if (live := _end_live(now)) or now.live_pods or now.hold is not None:
+    if (live := end_live(now)) or now.live_pods or now.hold is not None:
         return conclude(now, "Suspended", "Suspending", "saving and stopping the attempt", actions=live, again=now.hold)
     return conclude(now, "Suspended", "Suspended", "suspended by spec.suspend; set it to false to go on")
 
@@ -154,10 +122,20 @@ def live(now: Settled) -> Decision | None:
     if seen.now - max(heard, asked) >= UNHEARD:
         actions.append(StartJob(Job.READ))
     if progress is None or progress.attempt != last.number or progress.phase is None:
+        if pod.started is not None and seen.now - pod.started >= LATE_WORD:
+            known = f"step {now.status.checkpoint.step}" if now.status.checkpoint else "none yet"
+            message = f"{where}: no word from its trainer (can it reach the webhook?); newest checkpoint: {known}"
+            return conclude(now, "Running", "Unheard", message, actions=actions, again=REFRESH)
         return conclude(
             now, "Starting", "TrainerStarting", f"{where}: the trainer is starting", actions=actions, again=REFRESH
         )
-    if progress.phase != "Training":
+    if progress.phase in (Phase.SAVING, Phase.EXPORTING):
+        message = f"{where}: {progress.phase.value.lower()}"
+        again = REFRESH
+        return conclude(
+            now, "Running", progress.phase.value, message, running=ConditionStatus.TRUE, actions=actions, again=again
+        )
+    if progress.phase is not Phase.TRAINING:
         return conclude(
             now,
             "Starting",
@@ -246,13 +224,29 @@ def unplaceable(now: Settled) -> Decision | None:
     )
 
 
-def storage_unready(now: Settled) -> Decision | None:
-    """Before the first attempt, the bucket must answer: a GPU that waits for a password costs money."""
-    if now.status.attempts:
+def head_lost(now: Settled) -> Decision | None:
+    """Somebody deleted the head: make it anew from the manifests before another attempt asks for it."""
+    last = now.last
+    if last is None or last.reason != HEAD_LOST or last.ended is None:
         return None
-    seen = now.seen
+    rebuilt = now.seen.storage.rebuilt
+    if rebuilt is None or rebuilt.time < instant(last.ended):
+        message = f"{last.message}; making it anew from the manifests"
+        return conclude(now, "Pending", HEAD_LOST, message, actions=[StartJob(Job.REBUILD)], again=RETRY_STORAGE)
+    if rebuilt.done:
+        return None
+    actions = [StartJob(Job.REBUILD)] if now.seen.now - rebuilt.time >= RETRY_STORAGE else []
+    return conclude(now, "Pending", rebuilt.reason, rebuilt.message, actions=actions, again=RETRY_STORAGE, warn=True)
+
+
+def storage_unready(now: Settled) -> Decision | None:
+    """Before the first attempt, and after one that the bucket failed, it must answer: a GPU that waits costs money."""
+    seen, last = now.seen, now.last
+    failed = last is not None and last.reason in STORAGE_REASONS and last.ended is not None
+    if last is not None and not failed:
+        return None
     checked = seen.storage.checked
-    if checked is None:
+    if checked is None or (last is not None and checked.time < instant(last.ended or "")):
         return conclude(
             now, "Pending", "CheckingStorage", "asking the bucket", actions=[StartJob(Job.CHECK)], again=RETRY_STORAGE
         )
@@ -285,12 +279,12 @@ def backing_off(now: Settled) -> Decision | None:
 
 
 def refused(now: Settled) -> Decision | None:
-    """The API server would not take the pod: say its own sentence, and try again."""
+    """The pod could not be made: say why, in the API server's own sentence where it is its, and try again."""
     refusal = now.seen.refusal
     if refusal is None or now.seen.now - refusal.time >= RETRY_CREATE:
         return None
     left = RETRY_CREATE - (now.seen.now - refusal.time)
-    return conclude(now, "Pending", "CreateRefused", refusal.message, again=left, warn=True)
+    return conclude(now, "Pending", refusal.reason, refusal.message, again=left, warn=True)
 
 
 def next_attempt(now: Settled) -> Decision | None:
@@ -324,6 +318,7 @@ CHAIN: Final[tuple[Rule, ...]] = (
     verifying,
     out_of_budget,
     unplaceable,
+    head_lost,
     storage_unready,
     backing_off,
     refused,
@@ -345,48 +340,3 @@ def _waiting(now: Settled, pod: PodSeen) -> Decision:
         message = f"{where} cannot start on {pod.node}: {pod.waiting_message or pod.waiting_reason}"
         return conclude(now, "Starting", pod.waiting_reason, message, again=REFRESH, warn=True)
     return conclude(now, "Starting", "PodStarting", f"{where} is starting", again=REFRESH)
-
-
-def _end_live(now: Settled) -> list[Action]:
-    return [DeletePod(pod.name, pod.uid) for pod in now.live_pods if not pod.deleting]
-
-
-def _stop(now: Settled) -> list[Action]:
-    """While deleting, nothing is written down any more, so pods are let go as soon as they are over or lost."""
-    chores: list[Action] = list(_end_live(now))
-    over = {entry.number for entry in now.status.attempts if entry.cause is not None}
-    chores += [ReleasePod(pod.name, pod.uid) for pod in _unreleased(now) if pod.is_over or pod.attempt in over]
-    return chores
-
-
-def _unreleased(now: Settled) -> list[PodSeen]:
-    return [pod for pod in now.seen.pods if pod.has_finalizer]
-
-
-def _writers_left(now: Settled) -> str | None:
-    """Say whom the collection waits for: a container may still write until its end is known, or its time is up."""
-    waits = []
-    for pod in now.live_pods:
-        entry = next((one for one in now.status.attempts if one.number == pod.attempt), None)
-        lost = entry is not None and entry.ended is not None
-        if entry is not None and entry.ended is not None and now.seen.now - instant(entry.ended) >= LONGEST_SAVE:
-            continue
-        waits.append(f"{pod.name} {'on its lost node' if lost else 'to end'}")
-    return f"waiting for {', '.join(waits[:3])}" if waits else None
-
-
-def _tidy(now: Settled) -> list[Action]:
-    """Clear the bucket: while a container may still write, head (a tombstone) and owner mark stay."""
-    storage = now.seen.storage
-    job, last = (Job.BURY, storage.buried) if _writers_left(now) else (Job.COLLECT, storage.collected)
-    if last is None or (not last.done and now.seen.now - last.time >= RETRY_STORAGE):
-        return [StartJob(job)]
-    return []
-
-
-def _storage_trouble(now: Settled) -> str | None:
-    """Return why the bucket could not be cleared, if it was tried."""
-    for tried in (now.seen.storage.collected, now.seen.storage.buried):
-        if tried is not None and not tried.done:
-            return tried.message
-    return None

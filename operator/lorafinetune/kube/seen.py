@@ -63,6 +63,7 @@ def pod_seen(pod: Object) -> PodSeen:
         phase=status.get("phase", "Pending"),
         created=instant(metadata["creationTimestamp"]),
         node=pod.get("spec", {}).get("nodeName"),
+        bound=_true_since(scheduled),
         started=instant(started) if started else None,
         ended=(instant(ended["finishedAt"]) if ended.get("finishedAt") else _last_change(pod)) if over else None,
         deleting="deletionTimestamp" in metadata,
@@ -98,6 +99,11 @@ def node_seen(node: Object) -> NodeSeen:
             {kind: one.get("status", "") for kind, one in conditions.items()},
         ),
     )
+
+
+def _true_since(condition: Object) -> float | None:
+    since = condition.get("lastTransitionTime")
+    return instant(since) if since and condition.get("status") == "True" else None
 
 
 def _last_change(pod: Object) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from lorafinetune.api import API_VERSION
-from lorafinetune.api.finetune import LoRAFineTuneStatus
+from lorafinetune.api.status import LoRAFineTuneStatus
 from lorafinetune.kube.client import RUNS, Cluster
 
 Object = dict[str, Any]

@@ -1,8 +1,9 @@
-"""Several stores that are read as one: a watched namespace has a store of its own, since a list replaces it whole."""
+"""All that the operator holds of the cluster. A watched namespace has a store of its own: a list replaces it whole."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from lorafinetune.kube.store import Change, Object, Store
 
@@ -33,3 +34,15 @@ class NamespacedStore:
         """Take the answer to a write of our own."""
         store = self._of(thing["metadata"].get("namespace", ""))
         return store.learn(thing) if store is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What the cluster holds, as last heard."""
+
+    runs: Store
+    """Indexed by UID."""
+    pods: NamespacedStore
+    """Indexed by the run's UID."""
+    nodes: Store
+    pools: Store

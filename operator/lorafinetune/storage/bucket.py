@@ -100,20 +100,18 @@ class Bucket:
         read_timeout: float = READ_TIMEOUT,
         attempts: int = ATTEMPTS,
         connections: int = 16,
+        session: boto3.session.Session | None = None,
     ) -> None:
+        """*session* is one that was made with the same credentials and region; a new one takes a tenth of a second."""
         self.location = location
-        self._made_with: dict[str, Any] = {
-            "endpoint": endpoint,
-            "region": region,
-            "credentials": credentials,
-            "connections": connections,
-        }
-        session = boto3.session.Session(
+        session = session or boto3.session.Session(
             aws_access_key_id=credentials.key_id if credentials else None,
             aws_secret_access_key=credentials.secret_key if credentials else None,
             aws_session_token=credentials.session_token if credentials else None,
             region_name=region or "us-east-1",
         )
+
+        self._made_with: dict[str, Any] = {"endpoint": endpoint, "connections": connections, "session": session}
 
         def client(tries: int) -> S3Client:
             return session.client(

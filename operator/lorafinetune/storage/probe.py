@@ -81,6 +81,6 @@ def _replaced(bucket: Bucket, key: str, etag: str) -> bool:
 
 def _not_fencing(bucket: Bucket, what: str) -> errors.NotFencing:
     return errors.NotFencing(
-        f"the store of {bucket.uri()} has no true conditional writes ({what}), so a partitioned attempt could overwrite "
+        f"the store of {bucket.uri()} has no true conditional writes ({what}), so a partitioned attempt can overwrite "
         "a newer one's work: use one that has them, or set storage.unsafeNoFencing: true to run without that promise"
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lorafinetune.api.finetune import AttemptStatus, LoRAFineTuneSpec, LoRAFineTuneStatus
+from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.api.status import AttemptStatus, LoRAFineTuneStatus
 from lorafinetune.engine.observation import NodeSeen, Observation, PodSeen, RunSeen, StorageChecked, StorageSeen
 from lorafinetune.engine.times import stamp
 

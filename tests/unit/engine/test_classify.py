@@ -1,12 +1,14 @@
 """Why an attempt ended: the rows of the field's end states, one line each."""
 
+# ruff: noqa: E501 - a table is read by its rows
+
 import pytest
+
 from lorafinetune.contract.event import Saved, Termination
 from lorafinetune.contract.head import ArtifactEntry
 from lorafinetune.engine.classify import Cause, Ending, Hold, classify, classify_vanished, is_lost
 from lorafinetune.engine.observation import NodeSeen
 from lorafinetune.engine.progress import Progress
-
 from tests.unit.engine.given import NOW, ended, pod
 
 HEALTHY = NodeSeen("node-a", ready=True)
@@ -111,6 +113,10 @@ class TestLost:
     def test_a_trainer_that_speaks_is_alive_whatever_its_node_says(self):
         node = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
         assert is_lost(pod(), node, progress=Progress(1, heard=NOW - 2), now=NOW) == Hold(8)
+
+    def test_a_node_that_we_have_not_heard_of_yet_is_not_gone(self):
+        waited_long_for_its_node = pod(created=NOW - 500, bound=NOW - 2)
+        assert is_lost(waited_long_for_its_node, None, progress=None, now=NOW) == Hold(8)
 
     def test_another_attempts_words_do_not_keep_it_alive(self):
         node = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)

@@ -2,10 +2,9 @@
 
 from decimal import Decimal
 
-from lorafinetune.api.finetune import LoRAFineTuneStatus
+from lorafinetune.api.status import LoRAFineTuneStatus
 from lorafinetune.engine.ledger import bill, fold_oldest
 from lorafinetune.engine.times import stamp
-
 from tests.unit.engine.given import NOW, attempt
 
 

@@ -1,7 +1,7 @@
 """Whole lives of a run in a small world: every fault at every moment, the operator crashing between any two writes.
 
-Laws: at no time are there two live attempts that could count; the step that people see never goes down; every state has a
-next action or a named wait; and once the faults end, the run succeeds, or is gone without a pod left.
+Laws: at no time are there two live attempts that could count; the step that people see never goes down; every state
+has a next action or a named wait; and once the faults end, the run succeeds, or is gone without a pod left.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from lorafinetune.api.finetune import ArtifactStatus, LoRAFineTuneStatus
+
+from lorafinetune.api.status import ArtifactStatus, LoRAFineTuneStatus
 from lorafinetune.contract.event import Phase, Saved, Termination
 from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.engine.decision import (
@@ -37,7 +38,6 @@ from lorafinetune.engine.observation import (
 )
 from lorafinetune.engine.progress import Progress
 from lorafinetune.engine.rules import decide
-
 from tests.unit.engine.given import NOW, UID, pool, spec
 
 STEPS = 20

@@ -1,9 +1,9 @@
 """Where the next attempt runs."""
 
 import pytest
+
 from lorafinetune.api.finetune import PlacementSpec
 from lorafinetune.engine.pools import Placed, Unplaceable, choose
-
 from tests.unit.engine.given import pool
 
 POOLS = {

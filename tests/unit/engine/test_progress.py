@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lorafinetune.contract.event import Event, EventType
 from lorafinetune.engine.progress import Progress, fold
 

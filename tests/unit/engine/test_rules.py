@@ -1,9 +1,12 @@
 """Every rule of the product: what is seen, and what is decided. Read it beside ``engine/rules.py``."""
 
+# ruff: noqa: E501 - a table is read by its rows
+
 from typing import Any
 
 import pytest
-from lorafinetune.api.finetune import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
+
+from lorafinetune.api.status import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
 from lorafinetune.contract.event import Phase, Saved, Termination
 from lorafinetune.engine.conditions import ConditionType, find
 from lorafinetune.engine.decision import (
@@ -28,7 +31,6 @@ from lorafinetune.engine.observation import (
 from lorafinetune.engine.progress import Progress
 from lorafinetune.engine.rules import decide
 from lorafinetune.engine.times import stamp
-
 from tests.unit.engine.given import NOW, READY, attempt, ended, pod, pool, seen, spec, status
 
 LOST = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
@@ -59,8 +61,8 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("and is asked again", seen(storage=StorageSeen(checked=StorageChecked(False, "BucketMissing", "create it", NOW - 20))), "Pending", "BucketMissing", [StartJob(Job.CHECK)]),
     ("an unknown pool is a wait", seen(spec=spec(placement={"pools": ["nope"]})), "Pending", "UnknownPool", []),
     ("all is well: the first attempt", seen(), "Starting", "AttemptCreated", [CreatePod]),
-    ("a refused pod is a wait", seen(refusal=Refusal("exceeded quota", NOW - 1)), "Pending", "CreateRefused", []),
-    ("and is tried again", seen(refusal=Refusal("exceeded quota", NOW - 16)), "Starting", "AttemptCreated", [CreatePod]),
+    ("a refused pod is a wait", seen(refusal=Refusal("CreateRefused", "exceeded quota", NOW - 1)), "Pending", "CreateRefused", []),
+    ("and is tried again", seen(refusal=Refusal("CreateRefused", "exceeded quota", NOW - 16)), "Starting", "AttemptCreated", [CreatePod]),
     ("a pod that starts", seen(status=status(attempt()), pods=(pod(phase="Pending", node=None),)), "Starting", "PodStarting", []),
     ("no node fits", seen(status=status(attempt()), pods=(pod(phase="Pending", node=None, unschedulable="0/3 nodes are available"),)), "Starting", "Unschedulable", []),
     ("an image that is not there", seen(status=status(attempt()), pods=(pod(phase="Pending", waiting_reason="ImagePullBackOff"),)), "Starting", "ImagePullBackOff", []),
@@ -88,9 +90,18 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("NaN comes again: no second try", seen(status=status(attempt()), pods=(ended(exit_code=1, termination=Termination(exit_code=1, reason="NaNLoss", message="lower it")),)), "Failed", "NaNLoss", []),
     ("a first crash is tried again, soon", seen(status=status(attempt()), pods=(ended(exit_code=1, ended=NOW - 1),)), "Pending", "BackingOff", []),
     ("a second crash ends the run", seen(status=status(attempt(cause="Error", ended=stamp(NOW - 90)), attempt(2), failures=1), pods=(ended(2, exit_code=1),)), "Failed", "TrainerFailed", []),
-    ("infrastructure backs off", seen(status=status(attempt()), pods=(ended(exit_code=74),)), "Pending", "BackingOff", []),
+    ("infrastructure backs off", seen(status=status(attempt()), pods=(ended(ended=NOW - 1, pod_reason="NodeAffinity"),)), "Pending", "BackingOff", []),
+    ("a bucket that failed an attempt is asked before the next", seen(status=status(attempt()), pods=(ended(exit_code=74),)), "Pending", "CheckingStorage", [StartJob(Job.CHECK)]),
+    ("keys that expired are a wait, no end", seen(status=status(attempt()), pods=(ended(exit_code=78, ended=NOW - 60, termination=Termination(exit_code=78, reason="AccessDenied", message="no")),), storage=StorageSeen(checked=StorageChecked(False, "AccessDenied", "check the keys", NOW - 5))), "Pending", "AccessDenied", []),
+    ("fenced once: the next attempt at once", seen(status=status(attempt(cause="Fenced", reason="Fenced", ended=stamp(NOW - 1)))), "Starting", "AttemptCreated", [CreatePod]),
+    ("fenced again: something holds the head", seen(status=status(attempt(cause="Fenced", ended=stamp(NOW - 9)), attempt(2, cause="Fenced", reason="Fenced", ended=stamp(NOW - 1)))), "Pending", "BackingOff", []),
+    ("a lost head is made anew", seen(status=status(attempt()), pods=(ended(exit_code=76, termination=Termination(exit_code=76, reason="HeadLost", message="head.json is gone")),)), "Pending", "HeadLost", [StartJob(Job.REBUILD)]),
+    ("and then the run goes on", seen(status=status(attempt(cause="Fenced", reason="HeadLost", ended=stamp(NOW - 9))), storage=storage(rebuilt=Tidied(True, "HeadRebuilt", "step 50", NOW - 5))), "Starting", "AttemptCreated", [CreatePod]),
+    ("a head that cannot be made anew is a wait", seen(status=status(attempt(cause="Fenced", reason="HeadLost", ended=stamp(NOW - 9))), storage=storage(rebuilt=Tidied(False, "NotVerified", "no owner mark", NOW - 5))), "Pending", "NotVerified", []),
     ("a succeeded run is pruned until it is", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], phase="Succeeded")), "Succeeded", "Succeeded", [StartJob(Job.PRUNE)]),
     ("and rests", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED]), storage=storage(pruned=Tidied(True, "", "", NOW))), "Succeeded", "Succeeded", []),
+    ("also after the operator's restart", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], pruned=True)), "Succeeded", "Succeeded", []),
+    ("a trainer that never speaks is told of", seen(status=status(attempt()), pods=(pod(started=NOW - 301),), storage=storage(read=NOW)), "Running", "Unheard", []),
     ("a failed run rests", seen(status=status(attempt(cause="Invalid", ended=stamp(NOW)), conditions=[FAILED])), "Failed", "Failed", []),
     ("suspend stops the attempt", seen(spec=spec(suspend=True), status=status(attempt()), pods=(pod(),)), "Suspended", "Suspending", [DeletePod]),
     ("a suspended run stays stopped", seen(spec=spec(suspend=True), status=status(attempt(**CLOSED))), "Suspended", "Suspended", []),

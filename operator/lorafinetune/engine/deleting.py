@@ -1,0 +1,103 @@
+"""The end of a run by its user's hand: stop its attempt, bury the head, remove its objects, let go."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lorafinetune.engine.attempts import Settled
+from lorafinetune.engine.decision import (
+    Abandon,
+    Action,
+    Decision,
+    DeletePod,
+    Job,
+    ReleasePod,
+    RemoveFinalizer,
+    StartJob,
+)
+from lorafinetune.engine.observation import PodSeen
+from lorafinetune.engine.outcome import conclude
+from lorafinetune.engine.times import duration, instant
+
+RETRY_STORAGE: Final = 15.0
+"""Seconds between two questions to a bucket that said no."""
+LONGEST_SAVE: Final = 120.0
+"""Seconds for which a lost attempt may still be writing; then its prefix may be cleared."""
+
+
+def deleting(now: Settled) -> Decision | None:
+    """The user deleted the run: end its attempt, bury the head, remove its objects, then let go."""
+    seen = now.seen
+    if seen.run.deleting_since is None:
+        return None
+    if not seen.run.has_finalizer:
+        return conclude(now, "Deleting", "Released", "the run is let go")
+    stop = _stop(now)
+    if not now.status.attempts and not now.status.attempt and not seen.pods:
+        return conclude(
+            now, "Deleting", "Released", "the run never started: nothing to collect", actions=[RemoveFinalizer()]
+        )
+    if seen.storage.collected is not None and seen.storage.collected.done and not _unreleased(now):
+        message = seen.storage.collected.message
+        return conclude(now, "Deleting", "Collected", message, actions=[*stop, RemoveFinalizer()])
+    if (trouble := _storage_trouble(now)) is not None:
+        waited = seen.now - seen.run.deleting_since
+        if waited >= seen.collect_timeout and not _unreleased(now):
+            message = f"left behind after {duration(waited)}: {trouble}"
+            return conclude(
+                now, "Deleting", "Abandoned", message, actions=[*stop, Abandon(message), RemoveFinalizer()], warn=True
+            )
+        left = duration(max(0.0, seen.collect_timeout - waited))
+        message = f"collecting storage: {trouble}; trying again, for {left} more"
+        return conclude(now, "Deleting", "CollectRetry", message, actions=[*stop, *_tidy(now)], again=RETRY_STORAGE)
+    if (wait := _writers_left(now)) is not None:
+        return conclude(now, "Deleting", "Stopping", wait, actions=[*stop, *_tidy(now)], again=2.0)
+    return conclude(
+        now, "Deleting", "Collecting", "collecting storage", actions=[*stop, *_tidy(now)], again=RETRY_STORAGE
+    )
+
+
+def end_live(now: Settled) -> list[Action]:
+    """Return what ends every pod whose trainer may still run."""
+    return [DeletePod(pod.name, pod.uid) for pod in now.live_pods if not pod.deleting]
+
+
+def _stop(now: Settled) -> list[Action]:
+    """While deleting, nothing is written down any more, so pods are let go as soon as they are over or lost."""
+    chores: list[Action] = list(end_live(now))
+    over = {entry.number for entry in now.status.attempts if entry.cause is not None}
+    chores += [ReleasePod(pod.name, pod.uid) for pod in _unreleased(now) if pod.is_over or pod.attempt in over]
+    return chores
+
+
+def _unreleased(now: Settled) -> list[PodSeen]:
+    return [pod for pod in now.seen.pods if pod.has_finalizer]
+
+
+def _writers_left(now: Settled) -> str | None:
+    """Say whom the collection waits for: a container may still write until its end is known, or its time is up."""
+    waits = []
+    for pod in now.live_pods:
+        entry = next((one for one in now.status.attempts if one.number == pod.attempt), None)
+        lost = entry is not None and entry.ended is not None
+        if entry is not None and entry.ended is not None and now.seen.now - instant(entry.ended) >= LONGEST_SAVE:
+            continue
+        waits.append(f"{pod.name} {'on its lost node' if lost else 'to end'}")
+    return f"waiting for {', '.join(waits[:3])}" if waits else None
+
+
+def _tidy(now: Settled) -> list[Action]:
+    """Clear the bucket: while a container may still write, head (a tombstone) and owner mark stay."""
+    storage = now.seen.storage
+    job, last = (Job.BURY, storage.buried) if _writers_left(now) else (Job.COLLECT, storage.collected)
+    if last is None or (not last.done and now.seen.now - last.time >= RETRY_STORAGE):
+        return [StartJob(job)]
+    return []
+
+
+def _storage_trouble(now: Settled) -> str | None:
+    """Return why the bucket could not be cleared, if it was tried."""
+    for tried in (now.seen.storage.collected, now.seen.storage.buried):
+        if tried is not None and not tried.done:
+            return tried.message
+    return None

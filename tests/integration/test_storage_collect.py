@@ -1,0 +1,105 @@
+"""What is deleted from a real bucket, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from localcluster.cluster import Cluster
+from lorafinetune.contract import head as heads
+from lorafinetune.contract import layout
+from lorafinetune.contract.head import ArtifactEntry, Fenced
+from lorafinetune.storage import collect
+from lorafinetune.storage import head as store
+from lorafinetune.storage.bucket import Bucket, Credentials
+
+UID = "11111111-2222-3333-4444-555555555555"
+OTHER = "99999999-2222-3333-4444-555555555555"
+
+
+@pytest.fixture
+def bucket(cluster: Cluster, namespace: str) -> Bucket:
+    s3 = cluster.s3
+    cluster.bucket(namespace)
+    place = layout.run_prefix(f"s3://{namespace}/loras/", "default", "timber", UID)
+    return Bucket(place, endpoint=s3.endpoint, credentials=Credentials(s3.access_key, s3.secret_key))
+
+
+@pytest.fixture
+def filled(bucket: Bucket) -> Bucket:
+    """A run with everything: mark, head, checkpoints, conditioning, an artifact that counts and one that does not."""
+    store.mark_owner(bucket, store.Owner(run_uid=UID))
+    store.change(bucket, lambda head: heads.claim(head, run_uid=UID, attempt=2, pod_uid="p"))
+    for key in ("checkpoints/1-10/a", "checkpoints/2-20/a", "conditioning/x", "artifacts/1/old", "artifacts/2/lora"):
+        bucket.put(key, b"content")
+    entry = ArtifactEntry(attempt=2, step=20, manifest_sha256="0" * 64)
+    store.change(bucket, lambda head: heads.publish(head, entry) if head else heads.bury(None, run_uid=UID, attempt=1))
+    return bucket
+
+
+def keys(bucket: Bucket) -> list[str]:
+    return [one.key for one in bucket.walk()]
+
+
+def test_the_artifact_that_counts_stays_and_nothing_else(filled: Bucket) -> None:
+    done = collect.collect(filled, run_uid=UID, attempt=2, keep_artifact=True)
+    assert keys(filled) == ["artifacts/2/lora"]
+    assert (done.deleted, done.kept, done.foreign) == (6, 1, False)
+
+
+def test_delete_all_leaves_nothing(filled: Bucket) -> None:
+    collect.collect(filled, run_uid=UID, attempt=2, keep_artifact=False)
+    assert keys(filled) == []
+
+
+def test_a_buried_run_cannot_be_claimed_and_is_still_marked(filled: Bucket) -> None:
+    collect.bury(filled, run_uid=UID, attempt=2, keep_artifact=False)
+    assert keys(filled) == [layout.HEAD, layout.OWNER]
+    with pytest.raises(Fenced):
+        heads.claim(store.read(filled).head, run_uid=UID, attempt=3, pod_uid="late")
+
+
+def test_what_a_zombie_wrote_after_the_burial_goes_with_the_collection(filled: Bucket) -> None:
+    collect.bury(filled, run_uid=UID, attempt=2, keep_artifact=False)
+    filled.put("checkpoints/2-30/state.safetensors", b"too late")
+    collect.collect(filled, run_uid=UID, attempt=2, keep_artifact=False)
+    assert keys(filled) == []
+
+
+def test_an_interrupted_collection_is_taken_up_again(filled: Bucket) -> None:
+    collect.bury(filled, run_uid=UID, attempt=2, keep_artifact=False)
+    filled.delete([layout.HEAD])  # ... and the operator dies before the mark goes
+    collect.collect(filled, run_uid=UID, attempt=2, keep_artifact=False)
+    assert keys(filled) == []
+
+
+def test_success_keeps_mark_head_and_artifact(filled: Bucket) -> None:
+    collect.prune(filled, run_uid=UID)
+    assert keys(filled) == ["artifacts/2/lora", layout.HEAD, layout.OWNER]
+    head = store.read(filled).head
+    assert head is not None
+    assert (head.checkpoints, head.garbage) == ([], [])
+
+
+@pytest.mark.parametrize("mark", [None, OTHER])
+def test_a_prefix_without_our_mark_is_never_touched(bucket: Bucket, mark: str | None) -> None:
+    bucket.put("checkpoints/1-10/a", b"somebody's")
+    if mark is not None:
+        store.mark_owner(bucket, store.Owner(run_uid=mark))
+    before = keys(bucket)
+    assert collect.collect(bucket, run_uid=UID, attempt=1, keep_artifact=False).foreign
+    assert keys(bucket) == before
+
+
+def test_an_empty_prefix_is_done(bucket: Bucket) -> None:
+    assert not collect.collect(bucket, run_uid=UID, attempt=1, keep_artifact=False).foreign
+
+
+def test_old_versions_go_too(cluster: Cluster, filled: Bucket, namespace: str) -> None:
+    client = cluster.s3.client()
+    client.put_bucket_versioning(Bucket=namespace, VersioningConfiguration={"Status": "Enabled"})
+    for body in (b"one", b"two"):
+        filled.put("checkpoints/2-20/a", body)
+    collect.collect(filled, run_uid=UID, attempt=2, keep_artifact=False)
+    left = client.list_object_versions(Bucket=namespace)
+    assert not left.get("Versions")
+    assert not left.get("DeleteMarkers")

@@ -1,0 +1,76 @@
+"""A head that was lost, made anew on the real S3 server."""
+
+from __future__ import annotations
+
+import pytest
+
+from localcluster.cluster import Cluster
+from lorafinetune.contract import canonical, layout
+from lorafinetune.contract import head as heads
+from lorafinetune.contract.head import CheckpointEntry, Fenced
+from lorafinetune.contract.manifest import File, Manifest
+from lorafinetune.storage import collect, errors, inventory
+from lorafinetune.storage import head as store
+from lorafinetune.storage.bucket import Bucket, Credentials
+from lorafinetune.storage.rebuild import rebuild
+
+UID = "11111111-2222-3333-4444-555555555555"
+
+
+@pytest.fixture
+def bucket(cluster: Cluster, namespace: str) -> Bucket:
+    s3 = cluster.s3
+    cluster.bucket(namespace)
+    place = layout.run_prefix(f"s3://{namespace}/loras/", "default", "timber", UID)
+    return Bucket(place, endpoint=s3.endpoint, credentials=Credentials(s3.access_key, s3.secret_key))
+
+
+def checkpoint(bucket: Bucket, attempt: int, step: int) -> CheckpointEntry:
+    """Put a whole checkpoint, as a trainer does, without naming it in the head."""
+    body = f"state of {attempt}-{step}".encode()
+    folder = layout.checkpoint(attempt, step)
+    bucket.put(f"{folder}state.safetensors", body)
+    file = File(name="state.safetensors", size=len(body), sha256=canonical.sha256(body))
+    manifest = Manifest(kind="checkpoint", run_uid=UID, attempt=attempt, step=step, updates=step, files=[file])
+    sha256 = inventory.put_folder(bucket, folder, manifest)
+    return CheckpointEntry(attempt=attempt, step=step, manifest_sha256=sha256, size=len(body))
+
+
+def test_the_newest_that_verify_come_back(bucket: Bucket) -> None:
+    store.mark_owner(bucket, store.Owner(run_uid=UID))
+    kept = [checkpoint(bucket, 1, 20), checkpoint(bucket, 2, 30)]
+    checkpoint(bucket, 1, 10)
+    checkpoint(bucket, 2, 40)
+    bucket.put(f"{layout.checkpoint(2, 40)}state.safetensors", b"torn")
+    bucket.put(f"{layout.checkpoint(2, 50)}state.safetensors", b"never got a manifest")
+    head = rebuild(bucket, run_uid=UID, attempt=2, keep=2)
+    assert head.checkpoints == kept
+    assert store.read(bucket).head == head
+
+
+def test_the_dead_attempt_stays_fenced_and_the_next_may_claim(bucket: Bucket) -> None:
+    store.mark_owner(bucket, store.Owner(run_uid=UID))
+    head = rebuild(bucket, run_uid=UID, attempt=3, keep=2)
+    for attempt in (1, 2, 3):
+        with pytest.raises(Fenced):
+            heads.claim(head, run_uid=UID, attempt=attempt, pod_uid="a-zombie")
+    assert heads.claim(head, run_uid=UID, attempt=4, pod_uid="new").attempt == 4
+
+
+def test_a_head_that_is_there_stays(bucket: Bucket) -> None:
+    store.mark_owner(bucket, store.Owner(run_uid=UID))
+    there = store.change(bucket, lambda head: heads.claim(head, run_uid=UID, attempt=7, pod_uid="p"))
+    assert rebuild(bucket, run_uid=UID, attempt=9, keep=2) == there
+
+
+def test_a_tombstone_stays_a_tombstone(bucket: Bucket) -> None:
+    store.mark_owner(bucket, store.Owner(run_uid=UID))
+    collect.bury(bucket, run_uid=UID, attempt=2, keep_artifact=True)
+    assert rebuild(bucket, run_uid=UID, attempt=2, keep=2).tombstone
+
+
+def test_a_prefix_without_our_mark_is_not_touched(bucket: Bucket) -> None:
+    checkpoint(bucket, 1, 10)
+    with pytest.raises(errors.NotVerified):
+        rebuild(bucket, run_uid=UID, attempt=1, keep=2)
+    assert store.read(bucket).head is None

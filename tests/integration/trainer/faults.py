@@ -1,0 +1,137 @@
+"""A proxy on loopback in front of the real S3 server, that loses answers, refuses, breaks off and stays silent."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class Kind(StrEnum):
+    """What goes wrong with a request."""
+
+    LOSE_ANSWER = "the request takes effect, its answer is lost"
+    ERROR_AFTER = "the request takes effect, and is answered with 500"
+    REFUSE = "the request is answered with 503 and takes no effect"
+    DROP = "the connection is closed at once"
+    BREAK_OFF = "half of the answer's body arrives"
+    HANG = "no answer ever comes"
+
+
+@dataclass
+class Fault:
+    """Happens to the next *times* requests of *method* whose path ends with *suffix*."""
+
+    kind: Kind
+    method: str = "PUT"
+    suffix: str = ""
+    times: int = 1
+    contains: str = ""
+    before: Callable[[], None] | None = None
+    """Called before the request is passed on: the moment to change something behind its back."""
+
+
+@dataclass
+class Proxy:
+    """The running proxy."""
+
+    endpoint: str
+    faults: list[Fault] = field(default_factory=list)
+    happened: list[Kind] = field(default_factory=list)
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def next_fault(self, method: str, path: str) -> Fault | None:
+        with self.lock:
+            self.seen.append((method, path))
+            for fault in self.faults:
+                if fault.times and fault.method == method and path.endswith(fault.suffix) and fault.contains in path:
+                    fault.times -= 1
+                    self.happened.append(fault.kind)
+                    return fault
+            return None
+
+
+@contextlib.contextmanager
+def proxy(upstream: str) -> Iterator[Proxy]:
+    """Run a proxy in front of *upstream*."""
+    host = urlsplit(upstream).netloc
+    state = Proxy("")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_one_request(self) -> None:
+            with contextlib.suppress(OSError):
+                super().handle_one_request()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            fault = state.next_fault(self.command, urlsplit(self.path).path)
+            kind = fault.kind if fault else None
+            if fault and fault.before:
+                fault.before()
+            if kind is Kind.HANG:
+                time.sleep(60)
+            if kind in (Kind.DROP, Kind.HANG):
+                self.close_connection = True
+                return
+            if kind is Kind.REFUSE:
+                self.reply(503, {}, b"<Error><Code>SlowDown</Code></Error>")
+                return
+            status, headers, content = self.forward(body)
+            if kind is Kind.LOSE_ANSWER:
+                self.close_connection = True
+            elif kind is Kind.ERROR_AFTER:
+                self.reply(500, {}, b"<Error><Code>InternalError</Code></Error>")
+            elif kind is Kind.BREAK_OFF:
+                self.reply(status, headers, content, cut=len(content) // 2)
+                self.close_connection = True
+            else:
+                self.reply(status, headers, content)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+        def forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+            connection = http.client.HTTPConnection(host, timeout=30)
+            with contextlib.closing(connection):
+                connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    if name.lower() not in ("connection", "expect"):
+                        connection.putheader(name, value)
+                connection.endheaders(body)
+                answer = connection.getresponse()
+                return answer.status, dict(answer.headers.items()), answer.read()
+
+        def reply(self, status: int, headers: dict[str, str], body: bytes, cut: int | None = None) -> None:
+            self.send_response_only(status)
+            for name, value in headers.items():
+                if name.lower() not in ("content-length", "connection", "transfer-encoding"):
+                    self.send_header(name, value)
+            length = headers.get("Content-Length", str(len(body))) if self.command == "HEAD" else str(len(body))
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body if cut is None else body[:cut])
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()

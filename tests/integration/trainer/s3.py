@@ -1,0 +1,95 @@
+"""The real S3 server as the trainer's tests use it, and a look into its buckets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from localcluster import binaries
+from localcluster.process import KEEPER
+from lorafinetune.contract.layout import folder
+from lorafinetune.storage.bucket import Bucket, Credentials
+
+BUCKET = "loras"
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach the server, and the folder that holds the keys as a mounted Secret would."""
+
+    endpoint: str
+    key_id: str
+    secret_key: str
+    credentials: Path
+
+    def bucket(self, uri: str) -> Bucket:
+        """Open a place."""
+        return Bucket(
+            folder(uri), endpoint=self.endpoint, credentials=Credentials(self.key_id, self.secret_key), attempts=2
+        )
+
+    def at(self, endpoint: str) -> Access:
+        """The same keys at another endpoint: a proxy."""
+        return replace(self, endpoint=endpoint)
+
+
+@contextlib.contextmanager
+def serve(directory: Path) -> Iterator[Access]:
+    """Run versitygw with one bucket; it ends with the block, and with this process, however that ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    key_id, secret_key = f"LFT{secrets.token_hex(10).upper()}", secrets.token_urlsafe(30)
+    credentials, data = directory / "credentials", directory / "data"
+    credentials.mkdir()
+    (data / BUCKET).mkdir(parents=True)
+    (credentials / "AWS_ACCESS_KEY_ID").write_text(key_id)
+    (credentials / "AWS_SECRET_ACCESS_KEY").write_text(f"{secret_key}\n")
+    server = [
+        str(binaries.find("versitygw")),
+        "--port",
+        f"127.0.0.1:{port}",
+        "--quiet",
+        "--keep-alive",
+        "posix",
+        str(data),
+    ]
+    status_read, status_write = os.pipe()
+    with (directory / "log").open("wb") as log:
+        keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(KEEPER), "--status-fd", str(status_write), "--", *server],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=(status_write,),
+            env={"PATH": os.defpath, "ROOT_ACCESS_KEY": key_id, "ROOT_SECRET_KEY": secret_key},
+        )
+    os.close(status_write)
+    try:
+        _wait_for(port)
+        yield Access(f"http://127.0.0.1:{port}", key_id, secret_key, credentials)
+    finally:
+        assert keeper.stdin is not None
+        keeper.stdin.close()  # the keeper kills the server when this closes
+        keeper.wait(10)
+        os.close(status_read)
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, "versitygw does not answer"
+            time.sleep(0.05)
+        else:
+            return

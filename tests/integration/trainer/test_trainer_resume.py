@@ -1,0 +1,145 @@
+"""Promises 1 and 2: what is lost by a preemption, and that the LoRA's bytes do not show one."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+
+import pytest
+
+from tests.integration.trainer.process import Run, Trainer, Trainers
+
+LORA, KOHYA = "pytorch_lora_weights.safetensors", "lora_kohya.safetensors"
+
+
+def hashes(run: Run) -> list[str]:
+    return [hashlib.sha256(run.file(name)).hexdigest() for name in (LORA, KOHYA)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainers: Trainers) -> Run:
+    run = trainers.run("undisturbed")
+    run.finish()
+    return run
+
+
+def test_an_undisturbed_run_ends_with_the_artifact_and_two_checkpoints(undisturbed: Run) -> None:
+    (attempt,) = undisturbed.attempts
+    types = [event["type"] for event in attempt.events if event["type"] != "progress"]
+    assert types == ["started", "checkpoint", "checkpoint", "checkpoint", "finished"]
+    sequences = [event["sequence"] for event in attempt.events]
+    assert sequences == sorted(set(sequences))
+    assert attempt.last_words.exit_code == 0
+    assert attempt.last_words.durable_step == 6
+    head = undisturbed.head
+    assert [entry.step for entry in head.checkpoints] == [4, 6]
+    assert head.garbage == []
+    assert head.artifact is not None
+    assert attempt.of_type("finished")[0]["artifact"]["manifestSha256"] == head.artifact.manifest_sha256
+    folders = {one.key.split("/")[1] for one in undisturbed.bucket.walk("checkpoints/")}
+    assert folders == {"1-4", "1-6"}
+
+
+def test_the_weights_moved(undisturbed: Run) -> None:
+    from lorafinetune_trainer import state
+
+    tensors, metadata = state.decode(undisturbed.file())
+    moved = [name for name, tensor in tensors.items() if ".lora_B." in name and bool(tensor.abs().max() > 1e-4)]
+    assert len(moved) == len(tensors) / 2
+    assert "undisturbed" not in str(metadata)
+
+
+def _conditioned(attempt: Trainer) -> None:
+    attempt.wait_for(lambda event: event["phase"] == "Conditioning" and "of" in event["message"])
+
+
+KILLS = {
+    "while scanning": lambda attempt: attempt.wait_for_phase("Scanning"),
+    "while conditioning": lambda attempt: attempt.wait_for_phase("Conditioning"),
+    "conditioned": _conditioned,
+    "while loading": lambda attempt: attempt.wait_for_phase("Resuming"),
+    "in the first step": lambda attempt: attempt.wait_for_phase("Training"),
+    "after a checkpoint": lambda attempt: attempt.wait_for_checkpoint(2),
+    "after two checkpoints": lambda attempt: attempt.wait_for_checkpoint(4),
+    "while saving the last": lambda attempt: attempt.wait_for_phase("Saving"),
+    "while exporting": lambda attempt: attempt.wait_for_phase("Exporting"),
+}
+
+
+@pytest.mark.parametrize(
+    "moment", ["while conditioning", "conditioned", "in the first step", "after two checkpoints", "while exporting"]
+)
+def test_killed_without_notice_at(moment: str, trainers: Trainers, undisturbed: Run, name: str) -> None:
+    run = trainers.run(name)
+    first = run.start()
+    KILLS[moment](first)
+    first.kill(signal.SIGKILL)
+    assert first.end() == -signal.SIGKILL
+    told = max((event["step"] for event in first.of_type("checkpoint")), default=0)
+    second = run.finish()
+    resumed = second.of_type("started")[0]["step"]
+    assert resumed >= told
+    done = max(event["step"] for event in first.events)
+    assert done - resumed <= 2, "more than the interval was lost"
+    assert hashes(run) == hashes(undisturbed)
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_sigterm_loses_no_step_at(moment: str, trainers: Trainers, undisturbed: Run, name: str) -> None:
+    run = trainers.run(name)
+    first = run.start()
+    KILLS[moment](first)
+    first.kill(signal.SIGTERM)
+    code = first.end(20)
+    words = first.last_words
+    assert code in (75, 0), first.tail()
+    if code == 0:  # SIGTERM came while the artifact was being published: that was finished instead
+        assert moment in ("while saving the last", "while exporting")
+    else:
+        assert words.exit_code == 75
+        assert words.durable_step == words.step
+        (yielded,) = first.of_type("yielded")
+        assert yielded["step"] == words.step
+        assert words.step >= max(event["step"] for event in first.events)
+        assert yielded["saved"] == ("none" if words.step == 0 else yielded["saved"])
+        assert not list(first.folder.glob("lorafinetune-*")), "the scratch folder is still there"
+        second = run.finish()
+        assert second.of_type("started")[0]["step"] == words.step
+    assert hashes(run) == hashes(undisturbed)
+
+
+def test_stopped_after_every_step(trainers: Trainers, undisturbed: Run, name: str) -> None:
+    run = trainers.run(name, checkpoint={"everySteps": 1})
+    for step in range(1, 6):
+        attempt = run.start()
+        attempt.wait_for_checkpoint(step)
+        attempt.kill(signal.SIGTERM if step % 2 else signal.SIGKILL)
+        if attempt.end(20) == 0:
+            break
+    run.finish()
+    assert hashes(run) == hashes(undisturbed)
+
+
+def test_sigterm_does_not_wait_for_a_long_step(trainers: Trainers, name: str) -> None:
+    run = trainers.run(name, training={"gradientAccumulation": 256, "steps": 50}, checkpoint={"everySteps": 50})
+    attempt = run.start()
+    done = attempt.wait_for(lambda event: event["step"] >= 1)
+    attempt.kill(signal.SIGTERM)
+    assert attempt.end(20) == 75
+    words = attempt.last_words
+    assert (words.step, words.durable_step, words.saved) == (1, 1, "new")
+    took = attempt.of_type("yielded")[0]["time"] - done["time"]
+    assert took < done["secondsPerStep"] / 2, f"{took} s, and a step takes {done['secondsPerStep']} s"
+
+
+def test_a_second_sigterm_and_ctrl_c_change_nothing(trainers: Trainers, name: str) -> None:
+    run = trainers.run(name, training={"steps": 500}, checkpoint={"everySteps": 500})
+    attempt = run.start()
+    attempt.wait_for(lambda event: event["step"] >= 1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        attempt.kill(number)
+    assert attempt.end(20) == 75
+    assert attempt.last_words.saved == "new"
+    assert len(attempt.of_type("yielded")) == 1
+    assert run.head.newest is not None
+    assert run.head.newest.step == attempt.last_words.step

@@ -1,0 +1,207 @@
+"""Learning rates and the training state, on a model of one layer."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorafinetune.contract.training import Schedule, Training
+from lorafinetune_trainer import loop as loops
+from lorafinetune_trainer.checkpoints import Snapshot
+from lorafinetune_trainer.conditioning import Sample
+from lorafinetune_trainer.failure import Failure
+from lorafinetune_trainer.loop import Loop, learning_rate
+from lorafinetune_trainer.model import Model
+
+
+def training(**changes: Any) -> Training:
+    return Training.model_validate({"steps": 6, "precision": "fp32", "learningRate": 0.1, **changes})
+
+
+def rates(**changes: Any) -> list[float]:
+    settings = training(**changes)
+    return [round(learning_rate(settings, step), 6) for step in range(settings.steps)]
+
+
+def test_learning_rates() -> None:
+    assert rates() == [0.1] * 6
+    assert rates(warmupSteps=2) == [0.05, 0.1, 0.1, 0.1, 0.1, 0.1]
+    assert rates(schedule="linear", warmupSteps=2) == [0.05, 0.1, 0.1, 0.075, 0.05, 0.025]
+    assert rates(schedule="cosine") == [round(0.05 * (1 + math.cos(math.pi * step / 6)), 6) for step in range(6)]
+
+
+@given(st.sampled_from(Schedule), st.integers(1, 50), st.integers(0, 60))
+def test_learning_rates_stay_between_zero_and_the_peak(schedule: Schedule, steps: int, warmup: int) -> None:
+    settings = training(schedule=schedule, steps=steps, warmupSteps=warmup)
+    assert all(0 < learning_rate(settings, step) <= 0.1 for step in range(steps))
+
+
+class Unet(torch.nn.Module):
+    """Predicts a learned multiple of what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor([0.5]))
+        self.seen: list[dict[str, Any]] = []
+
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, **given: Any) -> tuple[torch.Tensor]:
+        self.seen.append({"noisy": noisy.detach(), "timesteps": timesteps, **given})
+        return (noisy * self.factor,)
+
+
+SAMPLES = [
+    Sample(
+        mean=torch.full((4, 2, 2), float(number)),
+        std=torch.zeros(4, 2, 2),
+        flipped_mean=torch.full((4, 2, 2), -float(number)),
+        flipped_std=torch.zeros(4, 2, 2),
+        time_ids=torch.tensor([1365.0, 1, 0, 0, 64, 64]),
+        flipped_time_ids=torch.tensor([1365.0, 1, 0, 9, 64, 64]),
+        embeddings=torch.zeros(77, 4),
+        pooled=torch.zeros(4),
+    )
+    for number in range(1, 4)
+]
+
+
+def make(settings: Training, prediction: str = "epsilon") -> Loop:
+    from accelerate import Accelerator
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    unet = Unet()
+    model = Model(unet, {"factor": unet.factor}, DDPMScheduler(), prediction, torch.float32)
+    return Loop(model, SAMPLES, settings, dataset_digest="d", accelerator=Accelerator(cpu=True))
+
+
+def train(loop: Loop, until: int) -> list[loops.Progress]:
+    seen: list[loops.Progress] = []
+
+    class Enough(Exception):
+        pass
+
+    def on_step(progress: loops.Progress) -> None:
+        seen.append(progress)
+        if progress.step == until:
+            raise Enough
+
+    with pytest.raises(Enough):
+        loop.train(on_step)
+    return seen
+
+
+def test_a_state_restored_goes_on_as_if_nothing_had_happened() -> None:
+    settings = training(gradientAccumulation=2, randomFlip=True)
+    undisturbed = make(settings)
+    losses = [one.loss for one in train(undisturbed, 6)]
+    first = make(settings)
+    train(first, 2)
+    second = make(settings)
+    second.restore(first.snapshot())
+    assert [one.loss for one in train(second, 6)] == losses[2:]
+    ours, theirs = undisturbed.snapshot(), second.snapshot()
+    assert ours.tensors.keys() == theirs.tensors.keys() == {"lora.factor", "exp_avg.factor", "exp_avg_sq.factor"}
+    assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in ours.tensors)
+
+
+def test_a_snapshot_is_not_changed_by_later_steps() -> None:
+    loop = make(training())
+    train(loop, 1)
+    snapshot = loop.snapshot()
+    before = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
+    train(loop, 2)
+    assert all(torch.equal(snapshot.tensors[name], before[name]) for name in before)
+    assert not torch.equal(loop.snapshot().tensors["lora.factor"], before["lora.factor"])
+
+
+def test_the_split_into_passes_does_not_change_what_is_seen() -> None:
+    """Four images one by one, or two by two: the same images, noise and timesteps, and nearly the same step."""
+    one_by_one, in_pairs = make(training(gradientAccumulation=4)), make(training(batchSize=2, gradientAccumulation=2))
+    for loop in (one_by_one, in_pairs):
+        train(loop, 3)
+
+    def seen(loop: Loop, what: str) -> torch.Tensor:
+        return torch.cat([one[what] for one in loop._model.unet.seen])
+
+    assert torch.equal(seen(one_by_one, "noisy"), seen(in_pairs, "noisy"))
+    assert torch.equal(seen(one_by_one, "timesteps"), seen(in_pairs, "timesteps"))
+    ours, theirs = (loop.snapshot().tensors["lora.factor"] for loop in (one_by_one, in_pairs))
+    assert torch.allclose(ours, theirs, rtol=1e-5)
+
+
+def test_the_noise_and_its_target_are_those_of_the_scheduler() -> None:
+    from lorafinetune_trainer import order
+
+    for prediction in ("epsilon", "v_prediction"):
+        loop = make(training(gradientAccumulation=1), prediction)
+        (progress,) = train(loop, 1)
+        noise = torch.from_numpy(order.noise(0, 0, 0, (4, 2, 2))).float().unsqueeze(0)
+        image = order.sample(0, "d", 3, step=0, slot=0, batch=1)
+        timesteps = torch.tensor([order.timestep(0, 0, 0, 1000)])
+        scheduler = loop._model.noise
+        noisy = scheduler.add_noise(SAMPLES[image].mean.unsqueeze(0), noise, timesteps)
+        assert torch.allclose(loop._model.unet.seen[0]["noisy"], noisy, atol=1e-6)
+        target = (
+            noise if prediction == "epsilon" else scheduler.get_velocity(SAMPLES[image].mean[None], noise, timesteps)
+        )
+        assert progress.loss == pytest.approx(float(((noisy * 0.5 - target) ** 2).mean()), rel=1e-5)
+
+
+def test_size_ids_stay_exact() -> None:
+    loop = make(training(gradientAccumulation=1))
+    train(loop, 1)
+    ids = loop._model.unet.seen[0]["added_cond_kwargs"]["time_ids"]
+    assert ids.dtype == torch.float32
+    assert ids[0, 0] == 1365.0
+
+
+def test_flips_come_with_their_own_latents_and_crops() -> None:
+    loop = make(training(gradientAccumulation=8, randomFlip=True))
+    train(loop, 2)
+    seen = [float(one["added_cond_kwargs"]["time_ids"][0, 3]) for one in loop._model.unet.seen]
+    assert set(seen) == {0.0, 9.0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.pop("exp_avg.factor"),
+        lambda tensors: tensors.update({"lora.other": torch.zeros(1)}),
+        lambda tensors: tensors.update({"lora.factor": torch.zeros(2)}),
+        lambda tensors: tensors.update({"lora.factor": torch.zeros(1, dtype=torch.float64)}),
+    ],
+)
+def test_a_state_of_another_model_is_refused_and_changes_nothing(change: Any) -> None:
+    loop = make(training())
+    train(loop, 1)
+    good = loop.snapshot()
+    tensors = dict(good.tensors)
+    change(tensors)
+    fresh = make(training())
+    with pytest.raises(ValueError):
+        fresh.restore(Snapshot(good.step, good.updates, tensors, good.scalars))
+    assert (fresh.step, fresh.updates) == (0, 0)
+    assert float(fresh.snapshot().tensors["lora.factor"]) == 0.5
+
+
+def test_steps_that_are_not_finite_change_nothing_and_are_counted() -> None:
+    settings = training(steps=100)
+    loop = make(settings)
+    train(loop, 2)
+    before = loop.snapshot().tensors["lora.factor"]
+    bad = SimpleNamespace(**{name: getattr(SAMPLES[0], name) for name in Sample.__slots__})
+    bad.mean = torch.full((4, 2, 2), math.nan)
+    loop._samples = [bad] * 3
+    with pytest.raises(Failure, match="10 steps in a row, up to step 12") as caught:
+        loop.train(lambda _: None)
+    assert (caught.value.code, caught.value.reason) == (1, "NaNLoss")
+    assert (loop.step, loop.updates) == (12, 2)
+    assert torch.equal(loop.snapshot().tensors["lora.factor"], before)
+    resumed = make(settings)
+    resumed.restore(loop.snapshot())
+    assert (resumed.not_finite, resumed.updates) == (10, 2)

@@ -1,0 +1,86 @@
+"""Order, noise, timesteps, flips and initial weights: pure functions, with values that must never change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorafinetune_trainer import order
+
+DIGEST = "d" * 64
+
+
+def test_values_that_must_never_change() -> None:
+    """A run that was begun with one release goes on with the next: these values are part of the format."""
+    assert order.permutation(0, DIGEST, 0, 8) == (5, 7, 1, 3, 2, 6, 0, 4)
+    assert [order.timestep(7, step, slot, 1000) for step in (0, 1) for slot in (0, 1)] == [424, 467, 320, 457]
+    assert [order.flip(7, step, 0) for step in range(6)] == [True, False, True, False, True, True]
+    assert order.noise(7, 3, 1, (2,)).tolist() == [0.9299497016117366, 1.7130086372228286]
+    assert order.posterior(7, 3, 1, (2,)).tolist() == [-0.7685077636912073, -1.6366916916726746]
+    assert order.initial_weight(7, "a.lora_A.weight", (1, 4)).tolist() == [
+        [0.36011086777519374, -0.14696159600366276, 0.17938348628376943, -0.15586834192145782]
+    ]
+    sha = hashlib.sha256(order.noise(0, 0, 0, (4, 128, 128)).astype(np.float32).tobytes()).hexdigest()
+    assert sha == "ac02421bc4c0681bebb7470045fa102118a2f1cd06f60401bc53d1b9e7fbf05f"
+
+
+@given(images=st.integers(1, 50), batch=st.integers(1, 12), seed=st.integers(0, 2**53 - 1))
+@settings(max_examples=60, deadline=None)
+def test_each_image_is_seen_once_an_epoch_whatever_the_batch(images: int, batch: int, seed: int) -> None:
+    steps = -(-images * 3 // batch)
+    seen = [
+        order.sample(seed, DIGEST, images, step=step, slot=slot, batch=batch)
+        for step in range(steps)
+        for slot in range(batch)
+    ]
+    for epoch in range(3):
+        assert sorted(seen[epoch * images : (epoch + 1) * images]) == list(range(images))
+
+
+def test_epochs_and_seeds_and_data_sets_have_orders_of_their_own() -> None:
+    orders = {
+        order.permutation(seed, digest, epoch, 20) for seed in (0, 1) for digest in ("a", "b") for epoch in (0, 1)
+    }
+    assert len(orders) == 8
+
+
+def test_no_two_places_share_a_draw() -> None:
+    places = [(purpose, step, slot) for purpose in ("noise", "x") for step in range(5) for slot in range(5)]
+    words = {int(order.stream(3, purpose, step, slot).random_raw()) for purpose, step, slot in places}
+    assert len(words) == len(places)
+
+
+def test_long_draws_do_not_run_into_the_next_place() -> None:
+    one, next_ = order.noise(0, 0, 0, (100_000,)), order.noise(0, 0, 1, (1000,))
+    assert not set(one.tolist()) & set(next_.tolist())
+
+
+def test_draws_are_distributed_as_they_should_be() -> None:
+    noise = np.concatenate([order.noise(1, step, 0, (1000,)) for step in range(50)])
+    assert abs(float(noise.mean())) < 0.02
+    assert abs(float(noise.std()) - 1) < 0.02
+    steps = [order.timestep(1, step, 0, 1000) for step in range(4000)]
+    assert min(steps) >= 0
+    assert max(steps) <= 999
+    assert abs(sum(steps) / len(steps) - 499.5) < 20
+    flips = Counter(order.flip(1, step, 0) for step in range(2000))
+    assert 900 < flips[True] < 1100
+    weights = order.initial_weight(1, "name", (16, 100))
+    assert float(np.abs(weights).max()) <= 0.1
+    assert float(np.abs(weights).max()) > 0.099
+
+
+@pytest.mark.parametrize("draw", [order.noise, order.posterior])
+def test_noise_is_64_bit_and_of_the_asked_shape(draw: object) -> None:
+    values = draw(0, 1, 2, (4, 8, 8))  # type: ignore[operator]
+    assert values.dtype == np.float64
+    assert values.shape == (4, 8, 8)
+
+
+def test_noise_and_posterior_differ() -> None:
+    assert order.noise(0, 0, 0, (4,)).tolist() != order.posterior(0, 0, 0, (4,)).tolist()
