@@ -46,7 +46,7 @@ def test_a_whole_folder_verifies(bucket: Bucket) -> None:
         (lambda bucket: bucket.put("f/a", b""), "is not what its manifest names"),
         (lambda bucket: bucket.delete(["f/a"]), "is missing, though its manifest names it"),
         (lambda bucket: bucket.delete(["f/manifest.json"]), "is missing, though the head names it"),
-        (lambda bucket: put(bucket, "f/", a=b"two"), "the head names"),
+        (lambda bucket: bucket.put("f/manifest.json", b"{}"), "the head names"),
     ],
 )
 def test_a_damaged_folder_does_not(damage: Callable[[Bucket], object], words: str, bucket: Bucket) -> None:
