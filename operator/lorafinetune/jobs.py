@@ -18,6 +18,7 @@ from lorafinetune.api.status import ArtifactStatus
 from lorafinetune.contract import layout, runconfig
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.engine.decision import Job
+from lorafinetune.engine.deleting import NOT_OURS
 from lorafinetune.engine.observation import ArtifactChecked, RunSeen, StorageChecked, StorageSeen, Tidied
 from lorafinetune.storage import collect, errors, inventory, probe
 from lorafinetune.storage import head as heads
@@ -89,8 +90,8 @@ class Jobs:
     def start(self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> None:
         """Start *job* unless it is running for that run."""
         desk = self._desks.setdefault(run.uid, _Desk())
-        if Job.REBUILD in desk.running and job in (Job.BURY, Job.COLLECT):
-            return  # a head made anew must not appear behind a collection; the rebuild's end wakes the run
+        if job in (Job.BURY, Job.COLLECT) and not desk.running.keys().isdisjoint((Job.REBUILD, Job.PRUNE)):
+            return  # a head made anew must not appear behind a collection; that job's end wakes the run
         if job not in desk.running:
             desk.running[job] = asyncio.create_task(self._run(job, desk, run, spec, attempt))
 
@@ -123,14 +124,14 @@ class Jobs:
             _log.warning(
                 "%s of %s/%s: %s", job, run.namespace, run.name, error, extra={"uid": run.uid, "reason": reason}
             )
-            return self._failed(job, reason, str(error), desk)
+            return self._failed(job, reason, str(error), spec)
         except Exception as error:
             _log.exception("%s of %s/%s failed", job, run.namespace, run.name, extra={"uid": run.uid})
-            return self._failed(job, "StorageError", f"{type(error).__name__}: {error}", desk)
+            return self._failed(job, "StorageError", f"{type(error).__name__}: {error}", spec)
         desk.worked = credentials
         return answer
 
-    def _failed(self, job: Job, reason: str, message: str, desk: _Desk) -> Object:
+    def _failed(self, job: Job, reason: str, message: str, spec: LoRAFineTuneSpec) -> Object:
         now = self._clock()
         match job:
             case Job.CHECK:
@@ -139,7 +140,7 @@ class Jobs:
                 return {"read": now}
             case Job.VERIFY:
                 final = reason in (errors.NotVerified.reason, "ArtifactMissing")
-                return {"artifact": ArtifactChecked(False, final, reason, message, now)}
+                return {"artifact": ArtifactChecked(False, final, reason, message, now, spec.training.steps)}
             case Job.REBUILD:
                 return {"rebuilt": Tidied(False, reason, message, now)}
             case Job.PRUNE:
@@ -199,7 +200,7 @@ class Jobs:
     def _tidied(self, done: collect.Collected, now: float) -> Tidied:
         self._on_deleted(done.deleted)
         if done.foreign:
-            return Tidied(True, "NotOurs", "the prefix holds objects without this run's owner mark: not touched", now)
+            return Tidied(True, NOT_OURS, "the prefix holds objects without this run's owner mark: not touched", now)
         kept = f", {done.kept} of the artifact kept" if done.kept else ""
         return Tidied(True, "Collected", f"{done.deleted} objects deleted{kept}", now)
 
@@ -263,12 +264,13 @@ def _rebuild(bucket: Bucket, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int,
 def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float) -> ArtifactChecked:
     head = heads.read(bucket).head
     entry = head.artifact if head is not None else None
-    if entry is None or entry.step < spec.training.steps:
+    steps = spec.training.steps
+    if entry is None or entry.step < steps:
         what = "the head names no artifact" if entry is None else f"the artifact is of step {entry.step} only"
-        return ArtifactChecked(False, True, "ArtifactMissing", f"the trainer ended well, but {what}", now)
+        return ArtifactChecked(False, True, "ArtifactMissing", f"the trainer ended well, but {what}", now, steps)
     manifest = inventory.verify(bucket, entry.folder, entry.manifest_sha256)
     lora = next((file for file in manifest.files if file.name == layout.LORA), None)
     if lora is None:
-        return ArtifactChecked(False, True, "ArtifactMissing", f"the artifact holds no {layout.LORA}", now)
+        return ArtifactChecked(False, True, "ArtifactMissing", f"the artifact holds no {layout.LORA}", now, steps)
     found = ArtifactStatus(uri=bucket.uri(entry.folder), file=lora.name, sha256=lora.sha256, size=lora.size)
-    return ArtifactChecked(True, True, "Verified", "every byte is what the manifest names", now, found)
+    return ArtifactChecked(True, True, "Verified", "every byte is what the manifest names", now, steps, found)

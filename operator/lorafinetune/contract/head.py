@@ -187,8 +187,11 @@ def retire(head: Head) -> Head:
     )
 
 
-def bury(head: Head | None, *, run_uid: str, attempt: int) -> Head:
-    """Return the tombstone: nobody commits any more. *attempt* is the highest that the operator ever made."""
-    artifact = head.artifact if head is not None else None
+def bury(head: Head | None, *, run_uid: str, attempt: int, found: ArtifactEntry | None = None) -> Head:
+    """Return the tombstone: nobody commits any more. *attempt* is the highest that the operator ever made.
+
+    *found* is the artifact to name where there is no head that could.
+    """
+    artifact = head.artifact if head is not None else found
     top = max(attempt, head.attempt if head is not None else 0)
     return Head(run_uid=run_uid, attempt=top, tombstone=True, artifact=artifact)

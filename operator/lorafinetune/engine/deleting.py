@@ -19,6 +19,8 @@ from lorafinetune.engine.observation import PodSeen
 from lorafinetune.engine.outcome import conclude
 from lorafinetune.engine.times import duration, instant
 
+NOT_OURS: Final = "NotOurs"
+"""Reason of a collection that found objects without this run's owner mark."""
 RETRY_STORAGE: Final = 15.0
 """Seconds between two questions to a bucket that said no."""
 LONGEST_SAVE: Final = 120.0
@@ -39,7 +41,9 @@ def deleting(now: Settled) -> Decision | None:
         )
     if seen.storage.collected is not None and seen.storage.collected.done and not _unreleased(now):
         message = seen.storage.collected.message
-        return conclude(now, "Deleting", "Collected", message, actions=[*stop, RemoveFinalizer()])
+        # What may not be deleted for want of the owner mark stays, so somebody must be told where it lies.
+        foreign = [Abandon(message)] if seen.storage.collected.reason == NOT_OURS else []
+        return conclude(now, "Deleting", "Collected", message, actions=[*stop, *foreign, RemoveFinalizer()])
     if (trouble := _storage_trouble(now)) is not None:
         waited = seen.now - seen.run.deleting_since
         if waited >= seen.collect_timeout and not _unreleased(now):

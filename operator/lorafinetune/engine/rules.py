@@ -156,7 +156,7 @@ def verifying(now: Settled) -> Decision | None:
     if last is None or last.cause != Cause.FINISHED:
         return None
     found = seen.storage.artifact
-    if found is None:
+    if found is None or found.steps < seen.spec.training.steps:  # raised while it was being verified
         return conclude(
             now, "Running", "Verifying", "verifying the artifact in storage", actions=[StartJob(Job.VERIFY)]
         )
@@ -179,9 +179,8 @@ def verifying(now: Settled) -> Decision | None:
             f"the LoRA is at {found.artifact.uri}{found.artifact.file} (SHA-256 {found.artifact.sha256[:12]})",
             status=status,
             succeeded=ConditionStatus.TRUE,
-            actions=[StartJob(Job.PRUNE)],
             announcements=[said],
-            again=RETRY_STORAGE,
+            again=0.0,  # checkpoints are deleted once this is stored: until then steps may still be raised
         )
     if not found.final:
         actions = [StartJob(Job.VERIFY)] if seen.now - found.time >= RETRY_STORAGE else []
@@ -290,6 +289,10 @@ def refused(now: Settled) -> Decision | None:
 def next_attempt(now: Settled) -> Decision | None:
     """Nothing stands in the way: make the next attempt, from the newest checkpoint."""
     seen, status = now.seen, now.status
+    if status.start_time is None:
+        # Stored before there is a pod: from then on the API server refuses changes of which the pod would not know.
+        status = status.model_copy(update={"start_time": stamp(seen.now)})
+        return conclude(now, "Starting", "Starting", "the first attempt is being made", status=status, again=0.0)
     placed = _placed(now)
     assert isinstance(placed, pools.Placed), "unplaceable speaks first"
     number = (status.attempt or 0) + 1
@@ -301,11 +304,8 @@ def next_attempt(now: Settled) -> Decision | None:
         message = f"{where}: {last.message}; resuming at step {status.checkpoint.step if status.checkpoint else 0}"
     else:
         message = f"{where}, from step {status.checkpoint.step if status.checkpoint else 0}"
-    status = status.model_copy(update={"start_time": status.start_time or stamp(seen.now)})
     said = Announcement("AttemptCreated", message)
-    return conclude(
-        now, "Starting", "AttemptCreated", message, status=status, actions=[create], announcements=[said], again=REFRESH
-    )
+    return conclude(now, "Starting", "AttemptCreated", message, actions=[create], announcements=[said], again=REFRESH)
 
 
 CHAIN: Final[tuple[Rule, ...]] = (

@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from lorafinetune.contract import canonical, layout
+from lorafinetune.contract.head import ArtifactEntry
 from lorafinetune.contract.manifest import MAX_MANIFEST_BYTES, Manifest
 from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
@@ -76,3 +77,37 @@ def put_folder(bucket: Bucket, folder: str, manifest: Manifest) -> str:
             raise errors.NotVerified(f"{bucket.uri(key)} is there already, and names other files")
         return canonical.sha256(there)
     raise errors.Unreachable(f"{bucket.uri(key)} could not be written in {PUT_ATTEMPTS} tries")
+
+
+def verified(bucket: Bucket, parent: str, run_uid: str) -> list[tuple[Manifest, str]]:
+    """Return the folders below *parent* whose bytes are what their manifests name, newest step first."""
+    found: list[tuple[Manifest, str, str]] = []
+    for one in bucket.walk(parent):
+        folder, slash, name = one.key.rpartition("/")
+        if not slash or name != layout.MANIFEST:
+            continue
+        try:
+            body, _ = bucket.get(one.key, limit=MAX_MANIFEST_BYTES)
+            manifest = Manifest.model_validate_json(body)
+        except (errors.ObjectMissing, errors.NotVerified, ValidationError):
+            continue
+        if manifest.run_uid == run_uid:
+            found.append((manifest, canonical.sha256(body), f"{folder}/"))
+    found.sort(key=lambda one: (one[0].step, one[0].attempt), reverse=True)
+    whole: list[tuple[Manifest, str]] = []
+    for manifest, sha256, folder in found:
+        try:
+            verify(bucket, folder, sha256)
+        except errors.NotVerified:
+            continue
+        whole.append((manifest, sha256))
+    return whole
+
+
+def newest_artifact(bucket: Bucket, run_uid: str) -> ArtifactEntry | None:
+    """Return the whole artifact of the highest step, found by its manifest: for when no head names one."""
+    for manifest, sha256 in verified(bucket, layout.ARTIFACTS, run_uid):
+        return ArtifactEntry(
+            attempt=manifest.attempt, step=manifest.step, manifest_sha256=sha256, size=manifest.total_bytes
+        )
+    return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from localcluster.cluster import Cluster
+from lorafinetune.contract import canonical, layout
 from lorafinetune.contract import head as heads
-from lorafinetune.contract import layout
-from lorafinetune.contract.head import ArtifactEntry, Fenced
-from lorafinetune.storage import collect
+from lorafinetune.contract.head import ArtifactEntry, Fenced, Head
+from lorafinetune.contract.manifest import File, Manifest, SaveReason
+from lorafinetune.storage import collect, inventory
 from lorafinetune.storage import head as store
 from lorafinetune.storage.bucket import Bucket, Credentials
 
@@ -52,6 +53,45 @@ def test_what_a_zombie_wrote_after_the_burial_goes_with_the_collection(filled: B
     filled.put("checkpoints/2-30/state.safetensors", b"too late")
     collect.collect(filled, run_uid=UID, attempt=2, keep_artifact=False)
     assert keys(filled) == []
+
+
+@pytest.fixture
+def published(filled: Bucket) -> Bucket:
+    """The same, with an artifact whose every byte is what its manifest names."""
+    body = b"the product"
+    filled.put("artifacts/2/lora", body)
+    manifest = Manifest(
+        kind="artifact",
+        run_uid=UID,
+        attempt=2,
+        step=20,
+        updates=20,
+        reason=SaveReason.FINAL,
+        files=[File(name="lora", size=len(body), sha256=canonical.sha256(body))],
+    )
+    entry = ArtifactEntry(attempt=2, step=20, manifest_sha256=inventory.put_folder(filled, "artifacts/2/", manifest))
+
+    def publish(head: Head | None) -> Head:
+        assert head is not None
+        return heads.publish(head, entry)
+
+    store.change(filled, publish)
+    return filled
+
+
+def test_an_interrupted_collection_keeps_the_artifact(published: Bucket) -> None:
+    """The head goes before the mark: whoever takes it up again has no head that names the product."""
+    collect.bury(published, run_uid=UID, attempt=2, keep_artifact=True)
+    published.delete([layout.HEAD])  # ... and the operator dies before the mark goes
+    collect.collect(published, run_uid=UID, attempt=2, keep_artifact=True)
+    assert keys(published) == ["artifacts/2/lora", "artifacts/2/manifest.json"]
+
+
+def test_a_lost_head_does_not_cost_the_artifact(published: Bucket) -> None:
+    published.delete([layout.HEAD])
+    collect.bury(published, run_uid=UID, attempt=2, keep_artifact=True)
+    collect.collect(published, run_uid=UID, attempt=2, keep_artifact=True)
+    assert keys(published) == ["artifacts/2/lora", "artifacts/2/manifest.json"]
 
 
 def test_old_versions_go_too(cluster: Cluster, filled: Bucket, namespace: str) -> None:
