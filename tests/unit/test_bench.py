@@ -64,7 +64,7 @@ def test_the_table() -> None:
         "| interrupted | 1 | 0.05 s | 0.12 s | 10 s | 11 s | 200x |",
         "| writes | 1 | 30 | - | - | - | - |",
         "| memory | 25 | 405 MiB | - | 118 MiB | - | 0.29x |",
-        "| created | 2 | 1.50 s (1 missing) | 1.50 s | - (2 missing) | - | - |",
+        "| created | 2 | 1.5 s (1 missing) | 1.5 s | - (2 missing) | - | - |",
     ]
 
 
