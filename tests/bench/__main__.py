@@ -73,11 +73,17 @@ async def _measure(stage: Stage, machine: Machine) -> int:
         version = str((await api.get("/version"))["gitVersion"])
     problems += [row.missing for row in course.rows if row.missing]
     if stage.restarts:
-        problems.append(f"the operator ended by itself {stage.restarts} times")
+        problems.append(f"the operator ended by itself {stage.restarts} times: {_last_words(stage)}")
     print("", machine.line(version, os.getloadavg()), "", render(course.rows), "", NOTES, *course.notes, sep="\n")
     for problem in problems:
-        print(f"DID NOT HAPPEN: {problem}", file=sys.stderr)
+        print(f"FAILED: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _last_words(stage: Stage) -> str:
+    """Why the operator ended, as its log says."""
+    lines = stage.operator_log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line for line in reversed(lines) if '"level": "critical"' in line), "its log does not say why")
 
 
 _begun = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -104,10 +105,15 @@ class Course:
         self.rows.append(Row(measure, number, Samples.of(ours), Samples.of(theirs)))
 
 
-def _memory(process: psutil.Process) -> float:
-    return process.memory_info().rss / 2**20
+def _memory(process: psutil.Process) -> float | None:
+    """MiB; None for a process that has ended: another one in its place has had another life."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.memory_info().rss / 2**20
+    return None
 
 
-def _processor(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+def _processor(process: psutil.Process) -> float | None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return times.user + times.system
+    return None
