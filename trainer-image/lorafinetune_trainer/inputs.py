@@ -75,6 +75,7 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
         wires.enter(Phase.CONDITIONING)
         entry = _condition(wires, dataset, files, separate, accelerator.device)
         head = wires.checkpoints.pin(mine, entry)
+        model.release()
     assert head.plan is not None
     assert head.conditioning is not None
     wires.enter(Phase.RESUMING)

@@ -216,6 +216,30 @@ def test_a_conditioning_object_of_an_earlier_attempt_counts(trainers: Trainers, 
     assert sha256(run) == reference
 
 
+def test_a_save_that_fails_leaves_nothing_behind(trainers: Trainers, reference: str, name: str) -> None:
+    """The second checkpoint's head swap is refused for longer than is waited: training goes on, the folder goes."""
+    with proxy(trainers.s3.endpoint) as between:
+        between.faults = [Fault(Kind.REFUSE, "PUT", contains="/checkpoints/1-4/manifest.json", times=5)]
+        run = trainers.run(name, storage={"endpoint": between.endpoint})
+        attempt = run.finish()
+        assert len(between.happened) == 5
+    assert any("could not be saved" in line.get("note", "") for line in attempt.lines)
+    folders = {one.key.split("/")[1] for one in run.bucket.walk("checkpoints/")}
+    assert folders == {entry.id for entry in run.head.checkpoints} == {"1-2", "1-6"}
+    assert sha256(run) == reference
+
+
+def test_checkpoints_that_cannot_be_deleted_stop_nothing(trainers: Trainers, reference: str, name: str) -> None:
+    with proxy(trainers.s3.endpoint) as between:
+        between.faults = [Fault(Kind.REFUSE, "POST", times=1000)]
+        run = trainers.run(name, storage={"endpoint": between.endpoint})
+        attempt = run.finish()
+    assert any("could not be deleted" in line.get("note", "") for line in attempt.lines)
+    assert [entry.id for entry in run.head.checkpoints] == ["1-4", "1-6"]
+    assert run.head.garbage == ["checkpoints/1-2/"]
+    assert sha256(run) == reference
+
+
 def test_storage_that_stops_answering_ends_it_in_time(trainers: Trainers, name: str) -> None:
     with proxy(trainers.s3.endpoint) as between:
         run = trainers.run(name, storage={"endpoint": between.endpoint}, training={"steps": 5000})
