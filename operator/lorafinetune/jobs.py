@@ -23,6 +23,7 @@ from lorafinetune.engine.observation import ArtifactChecked, RunSeen, StorageChe
 from lorafinetune.storage import collect, errors, inventory, probe
 from lorafinetune.storage import head as heads
 from lorafinetune.storage.bucket import Bucket, Credentials
+from lorafinetune.storage.clients import Clients
 from lorafinetune.storage.rebuild import rebuild
 
 Object = dict[str, Any]
@@ -71,6 +72,7 @@ class Jobs:
         self._desks: dict[str, _Desk] = {}
         self._fencing: set[tuple[str | None, str]] = set()
         """(endpoint, bucket) that were seen to fence: asked once per process."""
+        self._clients = Clients()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bucket")
 
     def seen(self, uid: str) -> StorageSeen:
@@ -173,7 +175,7 @@ class Jobs:
         self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int, credentials: Credentials | None
     ) -> Object:
         prefix = layout.run_prefix(spec.storage.uri, run.namespace, run.name, run.uid)
-        bucket = _bucket(spec, prefix, credentials)
+        bucket = self._open(spec, prefix, credentials)
         keep = spec.storage.on_delete is OnDelete.KEEP_ARTIFACT
         now = self._clock()
         match job:
@@ -197,6 +199,10 @@ class Jobs:
                 done = collect.collect(bucket, run_uid=run.uid, attempt=attempt, keep_artifact=keep)
                 return {"collected": self._tidied(done, now)}
 
+    def _open(self, spec: LoRAFineTuneSpec, location: layout.Location, credentials: Credentials | None) -> Bucket:
+        storage = spec.storage
+        return self._clients.open(location, endpoint=storage.endpoint, region=storage.region, credentials=credentials)
+
     def _tidied(self, done: collect.Collected, now: float) -> Tidied:
         self._on_deleted(done.deleted)
         if done.foreign:
@@ -205,7 +211,7 @@ class Jobs:
         return Tidied(True, "Collected", f"{done.deleted} objects deleted{kept}", now)
 
     def _check(self, spec: LoRAFineTuneSpec, credentials: Credentials | None) -> StorageChecked:
-        storage = _bucket(spec, layout.folder(spec.storage.uri), credentials)
+        storage = self._open(spec, layout.folder(spec.storage.uri), credentials)
         store = (spec.storage.endpoint, storage.location.bucket)
         if spec.storage.unsafe_no_fencing or store in self._fencing:
             probe.probe_writing(storage)
@@ -218,18 +224,13 @@ class Jobs:
                 "; WITHOUT FENCING (storage.unsafeNoFencing): a partitioned attempt may overwrite a newer one's work"
             )
         if spec.dataset.source.startswith("s3://"):
-            images = probe.count_images(_bucket(spec, layout.folder(spec.dataset.source), credentials))
+            images = probe.count_images(self._open(spec, layout.folder(spec.dataset.source), credentials))
             message += f", the data set holds {images} images"
         return StorageChecked(True, "Ready", message, self._clock())
 
 
 def _within(uri: str, prefixes: tuple[str, ...]) -> bool:
     return any(f"{uri.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes)
-
-
-def _bucket(spec: LoRAFineTuneSpec, location: layout.Location, credentials: Credentials | None) -> Bucket:
-    storage = spec.storage
-    return Bucket(location, endpoint=storage.endpoint, region=storage.region, credentials=credentials, attempts=3)
 
 
 def _problem(secret: Object | None, field: str, name: str, namespace: str) -> CredentialsProblem | None:

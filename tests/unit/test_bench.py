@@ -104,7 +104,8 @@ def test_writes_are_counted_without_reads_and_lease_renewals() -> None:
 
 
 def interrupted_pod() -> dict[str, object]:
-    metadata = {"name": "timber-1", "uid": "u", "creationTimestamp": "2026-11-23T11:59:59Z"}
+    labels = {"lorafinetune.io/attempt": "1"}
+    metadata = {"name": "timber-1", "uid": "u", "labels": labels, "creationTimestamp": "2026-11-23T11:59:59Z"}
     return {"metadata": metadata, "spec": {}, **interruption("trainer", NOW)}
 
 
