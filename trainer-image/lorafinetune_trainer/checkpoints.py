@@ -138,6 +138,7 @@ class Checkpoints:
         *deadline* is a monotonic time; the commit that must meet it uses short time-outs.
         """
         bucket = self._urgent if deadline is not None else self._bucket
+        self.check_fence()
         # One step has one manifest, however often and for whatever reason it is saved: a repeat after a lost answer
         # must not write another one under the name that the head may hold already.
         reason = self._reasons.setdefault(snapshot.step, reason)
@@ -179,6 +180,7 @@ class Checkpoints:
     ) -> ArtifactEntry:
         """Make the artifact durable: files, manifest, head; return its entry."""
         folder = layout.artifact(self.attempt)
+        self.check_fence()
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="publish") as pool:
             done = list(pool.map(lambda one: self._put_file(self._bucket, folder, *one), sorted(files.items())))
         manifest = Manifest(
@@ -196,6 +198,27 @@ class Checkpoints:
         with self._order:
             self.head = stored.change(self._bucket, lambda head: heads.publish(self._mine(head), entry))
         return entry
+
+    def check_fence(self) -> None:
+        """Raise Fenced or HeadLost if that can be told. Before content is put: a zombie's would be left for ever.
+
+        Whoever deletes a run waits for the saves that are under way on lost nodes, not for those that begin later.
+        """
+        try:
+            head = stored.read(self._urgent).head
+            if head is None and stored.read_owner(self._urgent) is not None:
+                return  # only the head was lost: who makes it anew can use what is put now
+        except errors.StorageError:
+            return  # the write that follows says what is wrong
+        self._mine(head)
+
+    def is_whole(self, artifact: ArtifactEntry) -> bool:
+        """Whether every byte of *artifact* is what its manifest names."""
+        try:
+            inventory.verify(self._bucket, artifact.folder, artifact.manifest_sha256)
+        except errors.NotVerified:
+            return False
+        return True
 
     def _mine(self, head: Head | None) -> Head:
         return heads.check_fence(head, attempt=self.attempt, pod_uid=self._pod_uid)

@@ -98,6 +98,7 @@ def _condition(
 
     def progress(done: int, total: int) -> None:
         if done == total or done % 10 == 0:
+            wires.checkpoints.check_fence()
             message = f"{done} of {total} latents and prompts"
             wires.reporter.tell(
                 EventType.PROGRESS, wires.ending.standing.step, phase=Phase.CONDITIONING, message=message

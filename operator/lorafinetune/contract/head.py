@@ -124,7 +124,9 @@ def holds(head: Head, *, attempt: int, pod_uid: str) -> bool:
 def check_fence(head: Head | None, *, attempt: int, pod_uid: str) -> Head:
     """Return *head* if the speaker holds it; raises HeadLost or Fenced otherwise."""
     if head is None:
-        raise HeadLost("head.json is gone; an attempt that had one must stop, only the operator may rebuild it")
+        raise HeadLost(
+            "head.json is gone or damaged; an attempt that had one must stop, only the operator may rebuild it"
+        )
     if not holds(head, attempt=attempt, pod_uid=pod_uid):
         why = (
             "the run has been deleted"

@@ -56,7 +56,7 @@ def settle(seen: Observation) -> Settled:
     ended: list[tuple[str, str]] = []
     holds: list[float] = []
     for pod in seen.pods:
-        if pod.attempt not in entries and pod.attempt > floor and pod.attempt > _folded(seen.status):
+        if pod.attempt not in entries and pod.attempt > floor and pod.attempt > folded(seen.status):
             entries[pod.attempt] = _adopted(pod)
     for number in sorted(entries):
         entry = entries[number] = _followed(entries[number], seen)
@@ -83,7 +83,7 @@ def settle(seen: Observation) -> Settled:
     )
 
 
-def _folded(status: LoRAFineTuneStatus) -> int:
+def folded(status: LoRAFineTuneStatus) -> int:
     """Return the highest attempt number that only the totals remember."""
     return status.totals.attempts if status.totals else 0
 
@@ -249,7 +249,7 @@ def _housekeeping(seen: Observation) -> list[ReleasePod | DeletePod]:
     newest = max((entry.number for entry in seen.status.attempts), default=0)
     chores: list[ReleasePod | DeletePod] = []
     for pod in seen.pods:
-        if pod.attempt not in stored and pod.attempt > _folded(seen.status):
+        if pod.attempt not in stored and pod.attempt > folded(seen.status):
             continue
         if pod.has_finalizer:
             chores.append(ReleasePod(pod.name, pod.uid))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lorafinetune.engine.attempts import Settled
+from lorafinetune.engine.attempts import Settled, folded
 from lorafinetune.engine.decision import (
     Abandon,
     Action,
@@ -86,6 +86,8 @@ def _writers_left(now: Settled) -> str | None:
         lost = entry is not None and entry.ended is not None
         if entry is not None and entry.ended is not None and now.seen.now - instant(entry.ended) >= LONGEST_SAVE:
             continue
+        if entry is None and pod.attempt <= folded(now.status):
+            continue  # twenty attempts ago
         waits.append(f"{pod.name} {'on its lost node' if lost else 'to end'}")
     return f"waiting for {', '.join(waits[:3])}" if waits else None
 

@@ -62,11 +62,11 @@ def finished(now: Settled) -> Decision | None:
     """The run has ended for good: keep the product, and nothing else."""
     seen, conditions = now.seen, now.seen.status.conditions
     if is_false(conditions, ConditionType.SUCCEEDED):
-        return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*end_live(now)])
+        return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*end_live(now), *_first_read(now)])
     if not is_true(conditions, ConditionType.SUCCEEDED):
         return None
     if now.status.pruned:
-        return conclude(now, "Succeeded", "", "", keep_conditions=True)
+        return conclude(now, "Succeeded", "", "", keep_conditions=True, actions=_first_read(now))
     if seen.storage.pruned is not None and seen.storage.pruned.done:
         status = now.status.model_copy(update={"pruned": True, "checkpoint": None})
         return conclude(now, "Succeeded", "", "", status=status, keep_conditions=True)
@@ -81,7 +81,8 @@ def suspended(now: Settled) -> Decision | None:
         return None
     if (live := end_live(now)) or now.live_pods or now.hold is not None:
         return conclude(now, "Suspended", "Suspending", "saving and stopping the attempt", actions=live, again=now.hold)
-    return conclude(now, "Suspended", "Suspended", "suspended by spec.suspend; set it to false to go on")
+    message = "suspended by spec.suspend; set it to false to go on"
+    return conclude(now, "Suspended", "Suspended", message, actions=_first_read(now))
 
 
 def ending_unclear(now: Settled) -> Decision | None:
@@ -116,11 +117,17 @@ def live(now: Settled) -> Decision | None:
         mark = "the pod is being deleted" if node is None or not node.notice else f"{node.notice} on its node"
         message = f"{where} is being taken back ({mark}): saving"
         return conclude(now, "Running", "Interrupted", message, actions=passed_on, again=REFRESH)
-    actions: list[Action] = []
+    actions = _first_read(now)
     heard = progress.heard if progress is not None and progress.attempt == last.number else pod.started or pod.created
-    asked = seen.storage.read if seen.storage.read is not None else 0.0
-    if seen.now - max(heard, asked) >= UNHEARD:
+    asked = seen.storage.read
+    if asked is not None and seen.now - max(heard, asked) >= UNHEARD:
         actions.append(StartJob(Job.READ))
+    if progress is None and is_true(seen.status.conditions, ConditionType.RUNNING):
+        # This operator has just begun; its trainer trains on, and will speak soon.
+        message = f"{where}: step {last.to_step or 0} of {seen.spec.training.steps} when last heard"
+        return conclude(
+            now, "Running", "Training", message, running=ConditionStatus.TRUE, actions=actions, again=REFRESH
+        )
     if progress is None or progress.attempt != last.number or progress.phase is None:
         if pod.started is not None and seen.now - pod.started >= LATE_WORD:
             known = f"step {now.status.checkpoint.step}" if now.status.checkpoint else "none yet"
@@ -324,6 +331,14 @@ CHAIN: Final[tuple[Rule, ...]] = (
     refused,
     next_attempt,
 )
+
+
+def _first_read(now: Settled) -> list[Action]:
+    """Ask a bucket that this operator has not spoken to yet: what its credentials were must be known before they go.
+
+    A namespace that is being deleted takes its Secrets first, and the operator may have been restarted since the run's.
+    """
+    return [StartJob(Job.READ)] if now.status.attempts and now.seen.storage.read is None else []
 
 
 def _placed(now: Settled) -> pools.Placed | pools.Unplaceable:

@@ -9,7 +9,7 @@ from lorafinetune.contract import canonical, layout
 from lorafinetune.contract import head as heads
 from lorafinetune.contract.head import ArtifactEntry, Fenced, Head
 from lorafinetune.contract.manifest import File, Manifest, SaveReason
-from lorafinetune.storage import collect, inventory
+from lorafinetune.storage import collect, errors, inventory
 from lorafinetune.storage import head as store
 from lorafinetune.storage.bucket import Bucket, Credentials
 
@@ -92,6 +92,22 @@ def test_a_lost_head_does_not_cost_the_artifact(published: Bucket) -> None:
     collect.bury(published, run_uid=UID, attempt=2, keep_artifact=True)
     collect.collect(published, run_uid=UID, attempt=2, keep_artifact=True)
     assert keys(published) == ["artifacts/2/lora", "artifacts/2/manifest.json"]
+
+
+def test_what_was_written_over_the_head_keeps_no_run_from_being_collected(published: Bucket) -> None:
+    published.put(layout.HEAD, b"{garbage")
+    collect.collect(published, run_uid=UID, attempt=2, keep_artifact=True)
+    assert keys(published) == ["artifacts/2/lora", "artifacts/2/manifest.json"]
+
+
+def test_the_head_of_another_version_is_left_alone(published: Bucket) -> None:
+    body = b'{"version": 2, "runUid": "x"}'
+    published.put(layout.HEAD, body)
+    before = keys(published)
+    with pytest.raises(errors.NotVerified, match="another version"):
+        collect.collect(published, run_uid=UID, attempt=2, keep_artifact=False)
+    assert keys(published) == before
+    assert published.get(layout.HEAD).body == body
 
 
 def test_old_versions_go_too(cluster: Cluster, filled: Bucket, namespace: str) -> None:

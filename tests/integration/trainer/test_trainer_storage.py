@@ -83,6 +83,19 @@ def test_with_all_checkpoints_damaged_the_run_begins_anew_and_says_so(
     assert sha256(run) == reference
 
 
+def test_a_damaged_artifact_is_made_anew(trainers: Trainers, reference: str, name: str) -> None:
+    run = trainers.run(name)
+    run.finish()
+    artifact = run.head.artifact
+    assert artifact is not None
+    damage_content(run, artifact.folder)
+    assert run.start().end() == 0
+    again = run.head.artifact
+    assert again is not None
+    assert again.folder != artifact.folder
+    assert sha256(run) == reference
+
+
 def test_a_half_written_checkpoint_is_invisible_and_swept(trainers: Trainers, reference: str, name: str) -> None:
     run = trainers.run(name)
     stop_after(run, 2)
@@ -117,6 +130,7 @@ def test_a_fenced_attempt_told_to_end_says_fenced(trainers: Trainers, name: str)
     zombie.kill(signal.SIGTERM)
     assert zombie.end(30) == 76
     assert run.head.checkpoints == []
+    assert not list(run.bucket.walk(layout.CHECKPOINTS)), "it put nothing that nobody would delete"
 
 
 @pytest.mark.parametrize("attempt", [1, 2])

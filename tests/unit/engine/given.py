@@ -81,7 +81,7 @@ def status(*attempts: AttemptStatus, **changes: Any) -> LoRAFineTuneStatus:
     return plain.model_copy(update=changes)
 
 
-READY = StorageSeen(checked=StorageChecked(True, "Ready", "s3://loras/ can be written", NOW - 200))
+READY = StorageSeen(checked=StorageChecked(True, "Ready", "s3://loras/ can be written", NOW - 200), read=NOW - 200)
 
 
 def seen(**changes: Any) -> Observation:

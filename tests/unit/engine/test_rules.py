@@ -2,11 +2,12 @@
 
 # ruff: noqa: E501 - a table is read by its rows
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lorafinetune.api.status import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
+from lorafinetune.api.status import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus, Totals
 from lorafinetune.contract.event import Phase, Saved, Termination
 from lorafinetune.engine.conditions import ConditionType, find
 from lorafinetune.engine.decision import (
@@ -45,12 +46,13 @@ def condition(kind: ConditionType, value: ConditionStatus) -> Condition:
 
 
 SUCCEEDED = condition(ConditionType.SUCCEEDED, ConditionStatus.TRUE)
+RUNNING = condition(ConditionType.RUNNING, ConditionStatus.TRUE)
 FAILED = condition(ConditionType.SUCCEEDED, ConditionStatus.FALSE)
 TRAINING = Progress(1, sequence=9, step=310, phase=Phase.TRAINING, seconds_per_step=1.6, loss=0.083, heard=NOW - 1)
 
 
 def storage(**known: Any) -> StorageSeen:
-    return StorageSeen(checked=READY.checked, **known)
+    return replace(READY, **known)
 
 
 ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
@@ -71,6 +73,9 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("a trainer that has not spoken", seen(status=status(attempt()), pods=(pod(started=NOW - 10),)), "Starting", "TrainerStarting", []),
     ("a trainer that was not heard: the head is read", seen(status=status(attempt()), pods=(pod(started=NOW - 61),)), "Starting", "TrainerStarting", [StartJob(Job.READ)]),
     ("training", seen(status=status(attempt()), pods=(pod(),), progress=TRAINING), "Running", "Training", []),
+    ("after the operator's restart a run still trains", seen(status=status(attempt(to_step=310), conditions=[RUNNING]), pods=(pod(started=NOW - 900),)), "Running", "Training", [StartJob(Job.READ)]),
+    ("and its bucket is spoken to while there are credentials", seen(status=status(attempt(), conditions=[RUNNING]), pods=(pod(started=NOW),), progress=TRAINING, storage=StorageSeen()), "Running", "Training", [StartJob(Job.READ)]),
+    ("a rested run's too", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], pruned=True), storage=StorageSeen()), "Succeeded", "Succeeded", [StartJob(Job.READ)]),
     ("conditioning", seen(status=status(attempt()), pods=(pod(),), progress=Progress(1, phase=Phase.CONDITIONING, heard=NOW)), "Starting", "Conditioning", []),
     ("a notice on the node is passed on", seen(status=status(attempt()), pods=(pod(),), progress=TRAINING, nodes={"node-a": NodeSeen("node-a", ready=True, notice="karpenter.sh/disrupted")}), "Running", "Interrupted", [DeletePod]),
     ("a pod that is being deleted saves", seen(status=status(attempt()), pods=(pod(deleting=True),), progress=TRAINING), "Running", "Interrupted", []),
@@ -118,6 +123,7 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("collected: let the run go", seen(run=DELETING, status=status(attempt(**CLOSED)), storage=storage(collected=Tidied(True, "", "12 objects deleted", NOW))), "Deleting", "Collected", [RemoveFinalizer]),
     ("what may not be deleted is listed as left behind", seen(run=DELETING, status=status(attempt(**CLOSED)), storage=storage(collected=Tidied(True, "NotOurs", "no mark", NOW))), "Deleting", "Collected", [Abandon, RemoveFinalizer]),
     ("a lost attempt may still write", seen(run=DELETING, status=status(attempt(**CLOSED)), pods=(pod(deleting=True, has_finalizer=False),), storage=storage(buried=Tidied(True, "", "", NOW)), nodes={"node-a": LOST}), "Deleting", "Stopping", []),
+    ("nor one that only the totals remember", seen(run=DELETING, status=status(attempt(30, **CLOSED), totals=Totals(attempts=10)), pods=(pod(3, deleting=True, has_finalizer=False),), storage=storage(buried=Tidied(True, "", "", NOW)), nodes={"node-a": LOST}), "Deleting", "Collecting", [StartJob(Job.COLLECT)]),
     ("but not for ever", seen(run=DELETING, status=status(attempt(**(CLOSED | {"ended": stamp(NOW - 121)}))), pods=(pod(deleting=True, has_finalizer=False),), storage=storage(buried=Tidied(True, "", "", NOW)), nodes={"node-a": LOST}), "Deleting", "Collecting", [StartJob(Job.COLLECT)]),
     ("a bucket away is tried again", seen(run=DELETING, status=status(attempt(**CLOSED)), storage=storage(collected=Tidied(False, "StorageUnreachable", "away", NOW - 16))), "Deleting", "CollectRetry", [StartJob(Job.COLLECT)]),
     ("with writers left only the head is buried again", seen(run=DELETING, status=status(attempt()), pods=(pod(deleting=True),), storage=storage(buried=Tidied(False, "StorageUnreachable", "away", NOW - 16))), "Deleting", "CollectRetry", [StartJob(Job.BURY)]),
