@@ -135,6 +135,8 @@ class Ending:
                 code, message = ExitCode.FENCED, end.message
         elif end is not None:
             saved = end
+        elif 0 < self.standing.step <= self.standing.durable_step:  # saved, and then stuck in telling it
+            saved = Saved.NEW
         elif rescue is not None:
             reason, message = "NoticeTooShort", "the last step could not be saved within the notice"
         else:
