@@ -132,10 +132,17 @@ def test_denied_is_not_tried_again(through: Bucket, between: Proxy) -> None:
     assert len(between.seen) <= 2
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"version": 2, "runUid": "x", "attempt": 1}'])
-def test_what_is_no_head_is_refused(text: bytes, bucket: Bucket) -> None:
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"version": 1, "runUid": "x"}'])
+def test_what_is_no_head_is_a_lost_one(text: bytes, bucket: Bucket) -> None:
     bucket.put(layout.HEAD, text)
-    with pytest.raises(errors.NotVerified, match="is not a head"):
+    head, etag = stored.read(bucket)
+    assert head is None
+    assert etag is not None, "it is replaced by its ETag, not created beside it"
+
+
+def test_the_head_of_another_version_is_refused(bucket: Bucket) -> None:
+    bucket.put(layout.HEAD, b'{"version": 2, "runUid": "x", "attempt": 1}')
+    with pytest.raises(errors.NotVerified, match="another version"):
         stored.read(bucket)
 
 
