@@ -171,5 +171,5 @@ def _saved(pod: PodSeen, progress: Progress | None) -> str:
     return {
         Saved.NEW: f"; step {step} was saved within the notice",
         Saved.DURABLE: f"; step {step} was saved already",
-        Saved.NONE: "; nothing was there to save",
+        Saved.NONE: "; nothing more was saved",
     }[saved]

@@ -39,6 +39,7 @@ ROWS = [
     ("OOM on a disrupted pod", ended(container_reason="OOMKilled", disruption="EvictionByEvictionAPI"), HEALTHY, Cause.OUT_OF_MEMORY, ""),
     ("GPU out of memory", ended(exit_code=71), HEALTHY, Cause.OUT_OF_MEMORY, "batchSize"),
     ("plain delete", ended(exit_code=75, deleting=True, termination=YIELDED), HEALTHY, Cause.PREEMPTED, "saved"),
+    ("asked to stop, and the bucket was away", ended(exit_code=75, deleting=True, termination=Termination(exit_code=75, step=16, durable_step=10, saved=Saved.NONE)), HEALTHY, Cause.PREEMPTED, "nothing more was saved"),
     ("plain delete, killed", ended(deleting=True), HEALTHY, Cause.PREEMPTED, ""),
     ("deleted before it had a node", pod(phase="Pending", node=None, deleting=True, started=None), None, Cause.PREEMPTED, ""),
     ("killed, node noticed", ended(), NOTICED, Cause.PREEMPTED, "karpenter.sh/disrupted"),
