@@ -102,9 +102,7 @@ class Means:
     bucket: Callable[[layout.Location], Bucket]
     """Opens a place in the object store."""
     scratch: Path
-    """Where downloads from it go."""
-    hub_cache: Path | None
-    """Where downloads from the hub go; None for the hub library's own cache."""
+    """Where downloads from it go. The hub's go into its library's own cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +233,7 @@ def _json(path: Path, name: str) -> dict[str, Any]:
 
 def _open(field: str, uri: str, source: BaseModelSource, means: Means) -> Place:
     if uri.startswith("hf://"):
-        return _open_hub(field, uri, source, means.hub_cache)
+        return _open_hub(field, uri, source)
     if uri.startswith("s3://"):
         return _open_bucket(field, uri, means)
     folder = Path(uri)
@@ -277,7 +275,7 @@ def _open_bucket(field: str, uri: str, means: Means) -> Place:
     return Place(uri, frozenset(sizes), bring)
 
 
-def _open_hub(field: str, uri: str, source: BaseModelSource, cache: Path | None) -> Place:
+def _open_hub(field: str, uri: str, source: BaseModelSource) -> Place:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -314,11 +312,7 @@ def _open_hub(field: str, uri: str, source: BaseModelSource, cache: Path | None)
     def bring(wanted: Iterable[str]) -> Path:
         # The commit, not the branch: all parts then come from one state of the repository.
         patterns = sorted(wanted)
-        found = ask(
-            lambda: snapshot_download(
-                repository, revision=info.sha, allow_patterns=patterns, cache_dir=cache, token=token
-            )
-        )
+        found = ask(lambda: snapshot_download(repository, revision=info.sha, allow_patterns=patterns, token=token))
         return Path(found)
 
     return Place(uri, names, bring)

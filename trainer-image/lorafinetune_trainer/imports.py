@@ -21,9 +21,14 @@ UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib")
 """Optional for the libraries, useless to us; absent in the image, but a developer's environment may have them."""
 
 
-def settle() -> None:
-    """Set what the libraries read when they are imported: no progress bars, no telemetry, no optional packages."""
+def settle(scratch: str | None) -> None:
+    """Set what the libraries read when they are imported: no progress bars, no telemetry, no optional packages.
+
+    With *scratch*, all that they write goes below it: a pod's root is read-only, and may have no home.
+    """
+    written = {"HF_HOME": f"{scratch}/hub", "TMPDIR": scratch} if scratch is not None else {}
     for name, value in {
+        **written,
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",

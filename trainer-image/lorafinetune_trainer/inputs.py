@@ -52,8 +52,7 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     dataset = datasets.scan(config.dataset, wires.open, decoded=not pinned)
 
     wires.enter(Phase.DOWNLOADING)
-    # By hand, what the hub sent stays in the hub library's own cache for the next time.
-    means = Means(wires.open, wires.scratch, wires.scratch / "hub" if config.scratch is not None else None)
+    means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
     files = basemodel.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
     separate = (

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str], ending: Ending) -> NoReturn:
         options = _parse(arguments)
         config = read_config(options.config)
         ending.notice_seconds = config.notice_seconds
-        imports.settle()
+        imports.settle(config.scratch)
         pod_uid = os.environ.get(ENV_POD_UID) or str(uuid.uuid4())
         code = attempt.run(config, attempt.Told(options.attempt, pod_uid, options.resume_from), ending)
     except SystemExit:  # --help

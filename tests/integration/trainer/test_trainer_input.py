@@ -256,12 +256,15 @@ def test_model_and_images_from_folder_and_bucket_make_the_same_lora(
 def test_a_base_model_from_the_hub(trainers: Trainers, tiny_model: Path, tmp_path: Path, name: str) -> None:
     """Cold processes: where the hub is, its library reads when it is imported."""
     (tmp_path / "HF_TOKEN").write_text("hf_secret\n")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     source = {"source": f"hf://{hub.REPOSITORY}"}
     with hub.serve(tiny_model, token="hf_secret") as (endpoint, asked):
-        environment = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+        environment = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HOME": str(tmp_path / "home")}
 
         def refused(code: int, reason: str, words: str, **base_model: str) -> None:
-            config = trainers.run(f"{name}-{reason.lower()}", baseModel={**source, **base_model}).config
+            other = trainers.run(f"{name}-{reason.lower()}", baseModel={**source, **base_model}, scratch=str(scratch))
+            config = other.config
             attempt = trainers.start(config, [], environment=environment, cold=True)
             assert attempt.end() == code, attempt.tail()
             assert attempt.last_words.reason == reason
@@ -269,12 +272,14 @@ def test_a_base_model_from_the_hub(trainers: Trainers, tiny_model: Path, tmp_pat
 
         refused(78, "BaseModelDenied", "baseModel.credentialsSecret")
         refused(78, "WrongBaseModel", "no revision 'v9'", revision="v9", hubCredentials=str(tmp_path))
-        run = trainers.run(name, baseModel={**source, "hubCredentials": str(tmp_path)})
+        run = trainers.run(name, baseModel={**source, "hubCredentials": str(tmp_path)}, scratch=str(scratch))
         attempt = trainers.start(run.config, [], environment=environment, cold=True)
         attempt.wait_for_checkpoint(2)
         attempt.kill(signal.SIGTERM)
         assert attempt.end(30) in (75, 0), attempt.tail()
         assert "hf_secret" not in attempt.tail()
+        assert (scratch / "hub" / "hub").is_dir()
+        assert not (tmp_path / "home").exists(), "a pod's root is read-only"
         assert any(path.endswith("unet/diffusion_pytorch_model.safetensors") for path in asked)
         assert not any("README" in path for path in asked)
     environment["HF_ENDPOINT"] = "http://127.0.0.1:9"

@@ -50,7 +50,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def fetch(model: Path, parts: frozenset[str] = TRAINED | ENCODERS, *, half: bool = False, **source: str) -> Files:
-    means = Means(lambda _: pytest.fail("no bucket"), model.parent / "scratch", None)
+    means = Means(lambda _: pytest.fail("no bucket"), model.parent / "scratch")
     return basemodel.fetch(BaseModelSource(source=str(model), **source), parts, means, half=half)
 
 
@@ -168,7 +168,7 @@ def test_the_digest_knows_the_parts_and_their_bytes(model: Path) -> None:
 def test_a_separate_vae_lies_at_the_root_or_below(below: str, model: Path) -> None:
     folder = model if below else model / "vae"
     source = BaseModelSource(source="unused", vae=str(folder))
-    means = Means(lambda _: pytest.fail("no bucket"), model.parent / "scratch", None)
+    means = Means(lambda _: pytest.fail("no bucket"), model.parent / "scratch")
     found = basemodel.fetch_vae(source, means)
     assert found.names == (f"{below}config.json", f"{below}diffusion_pytorch_model.safetensors")
     remove(f"{below}config.json")(folder)

@@ -42,6 +42,11 @@ def test_each_image_is_seen_once_an_epoch_whatever_the_batch(images: int, batch:
         assert sorted(seen[epoch * images : (epoch + 1) * images]) == list(range(images))
 
 
+def test_each_epoch_has_an_order_of_its_own() -> None:
+    seen = [order.sample(0, DIGEST, 20, step=step, slot=0, batch=1) for step in range(60)]
+    assert len({tuple(seen[first : first + 20]) for first in (0, 20, 40)}) == 3
+
+
 def test_epochs_and_seeds_and_data_sets_have_orders_of_their_own() -> None:
     orders = {
         order.permutation(seed, digest, epoch, 20) for seed in (0, 1) for digest in ("a", "b") for epoch in (0, 1)
