@@ -128,7 +128,7 @@ class Actor:
                 message = f"a pod {name!r} that is not this run's is in the way: delete it"
                 raise self._refuse(about, "PodNameTaken", message) from error
             pod = found
-        except errors.Refused as error:
+        except (errors.Refused, errors.Conflict) as error:  # an admission webhook may say no with any code
             raise self._refuse(about, "CreateRefused", f"the API server refuses the pod: {error}") from error
         self.refusals.pop(about.uid, None)
         self._jobs.drop_artifact(about.uid)

@@ -18,10 +18,12 @@ from lorafinetune.api.status import ArtifactStatus
 from lorafinetune.contract import layout, runconfig
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.engine.decision import Job
+from lorafinetune.engine.deleting import NOT_OURS
 from lorafinetune.engine.observation import ArtifactChecked, RunSeen, StorageChecked, StorageSeen, Tidied
 from lorafinetune.storage import collect, errors, inventory, probe
 from lorafinetune.storage import head as heads
 from lorafinetune.storage.bucket import Bucket, Credentials
+from lorafinetune.storage.clients import Clients
 from lorafinetune.storage.rebuild import rebuild
 
 Object = dict[str, Any]
@@ -70,6 +72,7 @@ class Jobs:
         self._desks: dict[str, _Desk] = {}
         self._fencing: set[tuple[str | None, str]] = set()
         """(endpoint, bucket) that were seen to fence: asked once per process."""
+        self._clients = Clients()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bucket")
 
     def seen(self, uid: str) -> StorageSeen:
@@ -89,8 +92,8 @@ class Jobs:
     def start(self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> None:
         """Start *job* unless it is running for that run."""
         desk = self._desks.setdefault(run.uid, _Desk())
-        if Job.REBUILD in desk.running and job in (Job.BURY, Job.COLLECT):
-            return  # a head made anew must not appear behind a collection; the rebuild's end wakes the run
+        if job in (Job.BURY, Job.COLLECT) and not desk.running.keys().isdisjoint((Job.REBUILD, Job.PRUNE)):
+            return  # a head made anew must not appear behind a collection; that job's end wakes the run
         if job not in desk.running:
             desk.running[job] = asyncio.create_task(self._run(job, desk, run, spec, attempt))
 
@@ -123,14 +126,14 @@ class Jobs:
             _log.warning(
                 "%s of %s/%s: %s", job, run.namespace, run.name, error, extra={"uid": run.uid, "reason": reason}
             )
-            return self._failed(job, reason, str(error), desk)
+            return self._failed(job, reason, str(error), spec)
         except Exception as error:
             _log.exception("%s of %s/%s failed", job, run.namespace, run.name, extra={"uid": run.uid})
-            return self._failed(job, "StorageError", f"{type(error).__name__}: {error}", desk)
+            return self._failed(job, "StorageError", f"{type(error).__name__}: {error}", spec)
         desk.worked = credentials
         return answer
 
-    def _failed(self, job: Job, reason: str, message: str, desk: _Desk) -> Object:
+    def _failed(self, job: Job, reason: str, message: str, spec: LoRAFineTuneSpec) -> Object:
         now = self._clock()
         match job:
             case Job.CHECK:
@@ -139,7 +142,7 @@ class Jobs:
                 return {"read": now}
             case Job.VERIFY:
                 final = reason in (errors.NotVerified.reason, "ArtifactMissing")
-                return {"artifact": ArtifactChecked(False, final, reason, message, now)}
+                return {"artifact": ArtifactChecked(False, final, reason, message, now, spec.training.steps)}
             case Job.REBUILD:
                 return {"rebuilt": Tidied(False, reason, message, now)}
             case Job.PRUNE:
@@ -172,7 +175,7 @@ class Jobs:
         self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int, credentials: Credentials | None
     ) -> Object:
         prefix = layout.run_prefix(spec.storage.uri, run.namespace, run.name, run.uid)
-        bucket = _bucket(spec, prefix, credentials)
+        bucket = self._open(spec, prefix, credentials)
         keep = spec.storage.on_delete is OnDelete.KEEP_ARTIFACT
         now = self._clock()
         match job:
@@ -196,15 +199,19 @@ class Jobs:
                 done = collect.collect(bucket, run_uid=run.uid, attempt=attempt, keep_artifact=keep)
                 return {"collected": self._tidied(done, now)}
 
+    def _open(self, spec: LoRAFineTuneSpec, location: layout.Location, credentials: Credentials | None) -> Bucket:
+        storage = spec.storage
+        return self._clients.open(location, endpoint=storage.endpoint, region=storage.region, credentials=credentials)
+
     def _tidied(self, done: collect.Collected, now: float) -> Tidied:
         self._on_deleted(done.deleted)
         if done.foreign:
-            return Tidied(True, "NotOurs", "the prefix holds objects without this run's owner mark: not touched", now)
+            return Tidied(True, NOT_OURS, "the prefix holds objects without this run's owner mark: not touched", now)
         kept = f", {done.kept} of the artifact kept" if done.kept else ""
         return Tidied(True, "Collected", f"{done.deleted} objects deleted{kept}", now)
 
     def _check(self, spec: LoRAFineTuneSpec, credentials: Credentials | None) -> StorageChecked:
-        storage = _bucket(spec, layout.folder(spec.storage.uri), credentials)
+        storage = self._open(spec, layout.folder(spec.storage.uri), credentials)
         store = (spec.storage.endpoint, storage.location.bucket)
         if spec.storage.unsafe_no_fencing or store in self._fencing:
             probe.probe_writing(storage)
@@ -217,18 +224,13 @@ class Jobs:
                 "; WITHOUT FENCING (storage.unsafeNoFencing): a partitioned attempt may overwrite a newer one's work"
             )
         if spec.dataset.source.startswith("s3://"):
-            images = probe.count_images(_bucket(spec, layout.folder(spec.dataset.source), credentials))
+            images = probe.count_images(self._open(spec, layout.folder(spec.dataset.source), credentials))
             message += f", the data set holds {images} images"
         return StorageChecked(True, "Ready", message, self._clock())
 
 
 def _within(uri: str, prefixes: tuple[str, ...]) -> bool:
     return any(f"{uri.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes)
-
-
-def _bucket(spec: LoRAFineTuneSpec, location: layout.Location, credentials: Credentials | None) -> Bucket:
-    storage = spec.storage
-    return Bucket(location, endpoint=storage.endpoint, region=storage.region, credentials=credentials, attempts=3)
 
 
 def _problem(secret: Object | None, field: str, name: str, namespace: str) -> CredentialsProblem | None:
@@ -263,12 +265,13 @@ def _rebuild(bucket: Bucket, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int,
 def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float) -> ArtifactChecked:
     head = heads.read(bucket).head
     entry = head.artifact if head is not None else None
-    if entry is None or entry.step < spec.training.steps:
+    steps = spec.training.steps
+    if entry is None or entry.step < steps:
         what = "the head names no artifact" if entry is None else f"the artifact is of step {entry.step} only"
-        return ArtifactChecked(False, True, "ArtifactMissing", f"the trainer ended well, but {what}", now)
+        return ArtifactChecked(False, True, "ArtifactMissing", f"the trainer ended well, but {what}", now, steps)
     manifest = inventory.verify(bucket, entry.folder, entry.manifest_sha256)
     lora = next((file for file in manifest.files if file.name == layout.LORA), None)
     if lora is None:
-        return ArtifactChecked(False, True, "ArtifactMissing", f"the artifact holds no {layout.LORA}", now)
+        return ArtifactChecked(False, True, "ArtifactMissing", f"the artifact holds no {layout.LORA}", now, steps)
     found = ArtifactStatus(uri=bucket.uri(entry.folder), file=lora.name, sha256=lora.sha256, size=lora.size)
-    return ArtifactChecked(True, True, "Verified", "every byte is what the manifest names", now, found)
+    return ArtifactChecked(True, True, "Verified", "every byte is what the manifest names", now, steps, found)

@@ -111,7 +111,7 @@ class Loop:
         run = self._run(uid)
         if run is None:
             return None
-        newest = max(self._pods(uid), key=_attempt, default=None)
+        newest = max(self._pods(seen.run_seen(run)), key=_attempt, default=None)
         number = _attempt(newest) if newest is not None else 0
         written = int((run.get("status") or {}).get("attempt") or 0)
         if written > number:
@@ -184,12 +184,13 @@ class Loop:
         except Exception as error:
             _log.exception("pass failed", extra={"uid": uid, "run": f"{about.namespace}/{about.name}"})
             self._witness.failed(about, error)
+            await self._give_up(run, about, f"{type(error).__name__}: {error}")
             return RETRY
         self._witness.decided(about, decision)
         return decision.look_again
 
     def _observe(self, run: Object, about: RunSeen) -> Observation:
-        own = sorted(self._pods(about.uid), key=_attempt)
+        own = sorted(self._pods(about), key=_attempt)
         bound = {pod["spec"]["nodeName"] for pod in own if pod.get("spec", {}).get("nodeName")}
         nodes = {name: seen.node_seen(node) for name in bound if (node := self._stores.nodes.get(name)) is not None}
         return Observation(
@@ -219,7 +220,7 @@ class Loop:
                 self.run_changed(change)
             return 0.0
         self._stores.runs.learn(found)
-        for pod in self._pods(metadata["uid"]):
+        for pod in self._pods(seen.run_seen(found)):
             try:
                 fresh = await self._cluster.get(PODS, pod["metadata"]["name"], metadata["namespace"])
             except errors.ClusterError:
@@ -228,44 +229,57 @@ class Loop:
                 self._stores.pods.learn(fresh)
         return 0.1
 
-    async def _unreadable(self, run: Object, about: RunSeen, error: ValidationError) -> float | None:
+    async def _unreadable(self, run: Object, about: RunSeen, error: ValidationError) -> float:
         """A run that the schema took and we cannot read (from another version of us) is left alone, but never stuck."""
         first = error.errors()[0]
         message = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
         self._witness.failed(about, error)
         self._witness.announced(run, Announcement("Unreadable", message, warning=True))
+        await self._give_up(run, about, message)
+        return UNREADABLE
+
+    async def _give_up(self, run: Object, about: RunSeen, message: str) -> None:
+        """Let a deleted run go that no pass can be finished for, once its time is up: nothing is stuck for ever."""
         if about.deleting_since is None or not about.has_finalizer:
-            return UNREADABLE
+            return
         if self._clock() - about.deleting_since < self._collect_timeout:
-            return UNREADABLE
+            return
         await self._witness.abandoned(about, (run.get("status") or {}).get("prefix", ""), message)
         try:
             await self._actor.let_go(run)
         except errors.ClusterError as failure:
             self._witness.failed(about, failure)
-        return RETRY
 
     async def _orphans(self, uid: str) -> float | None:
         """A run is gone; pods that it left behind held are let go (the garbage collector deletes them)."""
         try:
-            for pod in self._pods(uid):
-                owner = await self._cluster.get(
-                    RUNS, pod["metadata"]["ownerReferences"][0]["name"], pod["metadata"]["namespace"]
-                )
-                if owner is not None and owner["metadata"]["uid"] == uid:
-                    return RETRY  # not gone: our store of runs has yet to hear of it
-                await self._cluster.delete(PODS, pod["metadata"]["name"], pod["metadata"]["namespace"])
+            for pod in self._stores.pods.indexed(uid):
+                metadata = pod["metadata"]
+                owners = {one["uid"]: one["name"] for one in metadata.get("ownerReferences") or ()}
+                # A label may be on anybody's pod; our finalizer is on ours alone. Deleting with --cascade=orphan takes
+                # the owner away, but not before this operator had ended the pod.
+                if seen.POD_FINALIZER not in metadata.get("finalizers", ()) or (owners and uid not in owners):
+                    continue
+                if uid in owners:
+                    owner = await self._cluster.get(RUNS, owners[uid], metadata["namespace"])
+                    if owner is not None and owner["metadata"]["uid"] == uid:
+                        return RETRY  # not gone: our store of runs has yet to hear of it
+                await self._cluster.delete(PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
                 await self._actor.release(pod)
         except errors.ClusterError as error:
             _log.warning("pods of the gone run %s could not be let go: %s", uid, error)
+            return RETRY
+        except Exception:
+            # What this looks at may be anybody's: no object that somebody can make may end this process.
+            _log.exception("pods of the gone run %s could not be let go", uid)
             return RETRY
         return None
 
     def _run(self, uid: str) -> Object | None:
         return next(iter(self._stores.runs.indexed(uid)), None)
 
-    def _pods(self, uid: str) -> list[Object]:
-        return self._stores.pods.indexed(uid)
+    def _pods(self, run: RunSeen) -> list[Object]:
+        return [pod for pod in self._stores.pods.indexed(run.uid) if pods.is_ours(pod, run)]
 
     def _forget(self, uid: str) -> None:
         self._jobs.forget(uid)
@@ -275,7 +289,7 @@ class Loop:
 
 
 def _attempt(pod: Object) -> int:
-    return int(pod["metadata"]["labels"].get(seen.LABEL_ATTEMPT, 0))
+    return int(pod["metadata"]["labels"][seen.LABEL_ATTEMPT])
 
 
 def _pools(store: Store) -> dict[str, GPUPoolSpec]:

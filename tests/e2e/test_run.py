@@ -40,12 +40,12 @@ def wait_for_phase(stage: Stage, home: str, name: str, phase: str) -> Object:
 
 
 def wait_for_attempt(stage: Stage, home: str, name: str, number: int) -> Object:
-    """Wait until that attempt trains, and return the status."""
+    """Wait until that attempt, or a later one, trains, and return the status."""
 
     def trains() -> Object | None:
         status = stage.status(home, name)
         running = {one["type"]: one["status"] for one in status.get("conditions", ())}.get("Running")
-        return status if status.get("attempt") == number and running == "True" else None
+        return status if (status.get("attempt") or 0) >= number and running == "True" else None
 
     return stage.wait(f"attempt {number} of {name} trains", trains, PAUSE)
 
@@ -175,7 +175,11 @@ def test_api_server_killed(stage: Stage, home: str) -> None:
     status = wait_for_attempt(stage, home, "lasting", 2)
     assert status["attempts"][0]["cause"] == "Preempted", status["attempts"][0]
     assert status["step"] >= EVERY
-    assert attempt_of(stage, home, "lasting", 2)["fromStep"] >= EVERY
+    # The node may refuse the second attempt while the first one's process still holds the GPU: then it is a later one.
+    assert all(one["cause"] in ("Preempted", "Infrastructure") for one in status["attempts"][:-1]), status["attempts"]
+    newest = status["attempt"]
+    stage.wait("the resume is told", lambda: attempt_of(stage, home, "lasting", newest).get("fromStep") is not None)
+    assert attempt_of(stage, home, "lasting", newest)["fromStep"] >= EVERY
 
 
 def test_partitioned_attempt_cannot_commit(stage: Stage, home: str) -> None:

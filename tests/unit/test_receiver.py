@@ -30,7 +30,7 @@ STRANGER = Identity("elsewhere", "default", "x", "uid-of-stranger")
 UNBOUND = Identity("team", "default", "", "")
 
 
-def jwt(subject: str, *, audience: Any = AUDIENCE, seconds: float = 600) -> str:
+def jwt(subject: str, *, audience: Any = AUDIENCE, seconds: float = 86400) -> str:
     def part(value: Any) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 

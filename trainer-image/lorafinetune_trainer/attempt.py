@@ -63,8 +63,9 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         phase=Phase.STARTING,
         message=_story(checkpoints, found.entry if found is not None else None, []),
     )
-    if head.artifact is not None and head.artifact.step >= config.training.steps:
-        reporter.tell(EventType.FINISHED, head.artifact.step, phase=Phase.EXPORTING, artifact=head.artifact)
+    made = head.artifact
+    if made is not None and made.step >= config.training.steps and checkpoints.is_whole(made):
+        reporter.tell(EventType.FINISHED, made.step, phase=Phase.EXPORTING, artifact=made)
         return ExitCode.FINISHED
     ending.scratch = scratch = Path(tempfile.mkdtemp(prefix="lorafinetune-", dir=config.scratch))
     wires = Wires(config, ending, bucket, checkpoints, reporter, scratch)

@@ -51,8 +51,7 @@ class Files:
 
     def variant(self, part: str) -> str | None:
         """Return the name of the weights' variant of *part*, as diffusers and transformers call it."""
-        stem = f"{part}/{_WEIGHTS[part]}.{HALF}."
-        return HALF if any(name.startswith(stem) for name in self.names) else None
+        return HALF if any(name.startswith(f"{part}/") and f".{HALF}." in name for name in self.names) else None
 
     def json(self, name: str) -> dict[str, Any]:
         """Return one of the small JSON files."""
@@ -136,7 +135,7 @@ def fetch(source: BaseModelSource, parts: frozenset[str], means: Means, *, half:
     folder = place.bring(names)
     found = Files(folder, tuple(sorted(names)))
     for name in sorted(names):
-        if name.endswith(".safetensors.index.json"):
+        if ".safetensors.index." in name:
             shards = {f"{name.split('/')[0]}/{one}" for one in set(found.json(name).get("weight_map", {}).values())}
             if missing := shards - place.names:
                 raise _wrong(place, f"{min(missing)} is missing")

@@ -66,6 +66,7 @@ class Checkpoints:
         self._pod_uid = pod_uid
         self._order = threading.Lock()
         self._prepared: dict[int, CheckpointEntry] = {}
+        self._reasons: dict[int, SaveReason] = {}
         self._committed = 0
         self.rejected: dict[str, str] = {}
         """Why each checkpoint that did not verify was rejected, by its id."""
@@ -137,9 +138,18 @@ class Checkpoints:
         *deadline* is a monotonic time; the commit that must meet it uses short time-outs.
         """
         bucket = self._urgent if deadline is not None else self._bucket
-        entry = self._prepared.get(snapshot.step) or self._put(bucket, snapshot, reason)
+        self.check_fence()
+        # One step has one manifest, however often and for whatever reason it is saved: a repeat after a lost answer
+        # must not write another one under the name that the head may hold already.
+        reason = self._reasons.setdefault(snapshot.step, reason)
+        try:
+            entry = self._prepared.get(snapshot.step) or self._put(bucket, snapshot, reason)
+        except errors.StorageError:
+            self._swept = False  # what was put of it is left over
+            raise
         with self._order:
             if snapshot.step <= self._committed:
+                self._swept = False
                 return None
             limit = stored.SWAP_LIMIT if deadline is None else max(1.0, deadline - time.monotonic())
             self.head = stored.change(
@@ -150,11 +160,10 @@ class Checkpoints:
                 limit=limit,
             )
             self._committed = snapshot.step
-            self._prepared.clear()
         return entry
 
     def tidy(self) -> None:
-        """Delete what no longer counts: the head's garbage and, once, what earlier attempts left unnamed."""
+        """Delete what no longer counts: the head's garbage and, where there may be some, folders that nothing names."""
         folders = list(self.head.garbage)
         if not self._swept:
             folders += [one for one in self._left_over() if one not in folders]
@@ -171,6 +180,7 @@ class Checkpoints:
     ) -> ArtifactEntry:
         """Make the artifact durable: files, manifest, head; return its entry."""
         folder = layout.artifact(self.attempt)
+        self.check_fence()
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="publish") as pool:
             done = list(pool.map(lambda one: self._put_file(self._bucket, folder, *one), sorted(files.items())))
         manifest = Manifest(
@@ -188,6 +198,27 @@ class Checkpoints:
         with self._order:
             self.head = stored.change(self._bucket, lambda head: heads.publish(self._mine(head), entry))
         return entry
+
+    def check_fence(self) -> None:
+        """Raise Fenced or HeadLost if that can be told. Before content is put: a zombie's would be left for ever.
+
+        Whoever deletes a run waits for the saves that are under way on lost nodes, not for those that begin later.
+        """
+        try:
+            head = stored.read(self._urgent).head
+            if head is None and stored.read_owner(self._urgent) is not None:
+                return  # only the head was lost: who makes it anew can use what is put now
+        except errors.StorageError:
+            return  # the write that follows says what is wrong
+        self._mine(head)
+
+    def is_whole(self, artifact: ArtifactEntry) -> bool:
+        """Whether every byte of *artifact* is what its manifest names."""
+        try:
+            inventory.verify(self._bucket, artifact.folder, artifact.manifest_sha256)
+        except errors.NotVerified:
+            return False
+        return True
 
     def _mine(self, head: Head | None) -> Head:
         return heads.check_fence(head, attempt=self.attempt, pod_uid=self._pod_uid)
@@ -211,7 +242,6 @@ class Checkpoints:
         entry = CheckpointEntry(
             attempt=self.attempt, step=snapshot.step, manifest_sha256=sha256, size=manifest.total_bytes
         )
-        # A repeat after a lost answer must not write another manifest under the name that the head may hold already.
         self._prepared[snapshot.step] = entry
         return entry
 
@@ -223,7 +253,7 @@ class Checkpoints:
         return inventory.read_file(self._bucket, folder, name=file.name, size=file.size, sha256=file.sha256)
 
     def _left_over(self) -> list[str]:
-        """Folders of earlier attempts that the head does not name: fenced, they never will be."""
+        """Folders that the head does not name and never will: earlier attempts' (fenced), and our own older ones."""
         named = {entry.folder for entry in self.head.checkpoints}
         if self.head.artifact is not None:
             named.add(self.head.artifact.folder)
@@ -231,7 +261,10 @@ class Checkpoints:
         for parent in (layout.CHECKPOINTS, layout.ARTIFACTS):
             for one in self._bucket.walk(parent, limit=MAX_SWEEP):
                 name, slash, _ = one.key.removeprefix(parent).partition("/")
-                number = name.split("-")[0]
-                if slash and number.isdigit() and int(number) < self.attempt and f"{parent}{name}/" not in named:
+                attempt, _, step = name.partition("-")
+                if not (slash and attempt.isdigit() and (step.isdigit() or not step)) or f"{parent}{name}/" in named:
+                    continue
+                mine = int(attempt) == self.attempt and step != "" and int(step) < self._committed
+                if int(attempt) < self.attempt or mine:
                     found[f"{parent}{name}/"] = None
         return list(found)

@@ -216,7 +216,7 @@ def image_encoder(
 
     try:
         vae = AutoencoderKL.from_pretrained(
-            part.folder, variant=part.variant, torch_dtype=torch.float32, local_files_only=True
+            part.folder, variant=part.variant, dtype=torch.float32, local_files_only=True
         )
     except Exception as error:  # the libraries raise whatever they meet in a file
         raise unloadable("the VAE", error) from error

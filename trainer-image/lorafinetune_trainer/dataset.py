@@ -129,6 +129,10 @@ def _open(source: str, bucket: Callable[[layout.Location], Bucket]) -> tuple[Map
             raise invalid("InvalidDataset", f"dataset.source: {error}") from error
         limit = 4 * MAX_IMAGES
         sizes = {one.key: one.size for one in place.walk(limit=limit) if _visible(one.key)}
+        if len(sizes) == limit:
+            raise invalid(
+                "TooManyFiles", f"dataset.source {source} holds {limit} files or more: name a place with fewer"
+            )
         return sizes, lambda name, most: _get(place, name, most)
     folder = Path(source)
     if not folder.is_dir():

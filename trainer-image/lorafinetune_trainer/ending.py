@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MAX_TERMINATION_BYTES: Final = 4096
 """Kubernetes cuts termination messages there."""
 DEFAULT_NOTICE: Final = 25.0
+YIELDED: Final = 75
+"""The contract's code, known here before the contract has been imported."""
 FLUSH_SECONDS: Final = 5.0
 """Time that the last event has to reach the operator."""
 
@@ -92,16 +94,18 @@ class Ending:
 
     def _listen(self) -> None:
         signals.wait()
-        deadline = time.monotonic() + self.notice_seconds - min(2.0, 0.1 * self.notice_seconds)
+        left = self.notice_seconds - min(2.0, 0.1 * self.notice_seconds)
+        deadline = time.monotonic() + left
         self.noticed.set()
-        if self.reporter is not None:
-            self.reporter.note(f"asked to end: saving what there is within {self.notice_seconds:g} s")
+        # Whatever gets stuck (an output that nobody reads, a library), SIGKILL finds nobody.
+        last = threading.Timer(left, os._exit, (YIELDED,))
+        last.daemon = True
+        last.start()
         if self.grace > 0:
             time.sleep(min(self.grace, 0.4 * self.notice_seconds))  # the main thread ends the process within it
             self.grace = 0.0
         if not self._decided.acquire(blocking=False):  # the main thread was faster, and has until the deadline
-            time.sleep(max(0.0, deadline - time.monotonic()))
-            os._exit(75)
+            _wait_for_ever()
         self._yield(deadline)
 
     def _yield(self, deadline: float) -> NoReturn:
@@ -131,10 +135,13 @@ class Ending:
                 code, message = ExitCode.FENCED, end.message
         elif end is not None:
             saved = end
+        elif 0 < self.standing.step <= self.standing.durable_step:  # saved, and then stuck in telling it
+            saved = Saved.NEW
         elif rescue is not None:
             reason, message = "NoticeTooShort", "the last step could not be saved within the notice"
         else:
             message = "there was nothing to save yet"
+        self._write_last_words(code, reason=reason, message=message, saved=saved)
         if self.reporter is not None and code is ExitCode.YIELDED:
             self.reporter.tell(
                 EventType.YIELDED,
@@ -144,10 +151,9 @@ class Ending:
                 reason=reason or None,
                 message=message,
             )
-        left = max(0.2, deadline - time.monotonic())
-        self._exit(code, reason=reason, message=message, saved=saved, flush=min(FLUSH_SECONDS, left))
+        self._exit(code, reason=reason, message=message, saved=saved, flush=FLUSH_SECONDS)
 
-    def _exit(self, code: int, *, reason: str, message: str, saved: Saved | None = None, flush: float) -> NoReturn:
+    def _write_last_words(self, code: int, *, reason: str, message: str, saved: Saved | None) -> None:
         words = {
             "exitCode": int(code),
             "step": self.standing.step,
@@ -163,6 +169,9 @@ class Ending:
                 self.termination_log.write_text(text[:MAX_TERMINATION_BYTES])
             except OSError as error:
                 print(f"the termination message cannot be written: {error}", file=sys.stderr)
+
+    def _exit(self, code: int, *, reason: str, message: str, saved: Saved | None = None, flush: float) -> NoReturn:
+        self._write_last_words(code, reason=reason, message=message, saved=saved)
         if self.reporter is not None:
             self.reporter.flush(flush)
         if self.scratch is not None:

@@ -75,6 +75,7 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
         wires.enter(Phase.CONDITIONING)
         entry = _condition(wires, dataset, files, separate, accelerator.device)
         head = wires.checkpoints.pin(mine, entry)
+        model.release()
     assert head.plan is not None
     assert head.conditioning is not None
     wires.enter(Phase.RESUMING)
@@ -97,6 +98,7 @@ def _condition(
 
     def progress(done: int, total: int) -> None:
         if done == total or done % 10 == 0:
+            wires.checkpoints.check_fence()
             message = f"{done} of {total} latents and prompts"
             wires.reporter.tell(
                 EventType.PROGRESS, wires.ending.standing.step, phase=Phase.CONDITIONING, message=message

@@ -69,6 +69,12 @@ def read_config(path: Path | None) -> RunConfig:
         raise invalid("InvalidConfig", f"{field}: {first['msg']}") from error
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1, 2, 3 ...")
+    return int(text)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise invalid("InvalidArguments", message)
@@ -80,6 +86,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Train a LoRA for SDXL, resuming from what the run has in its bucket. Ctrl-C saves the last step.",
     )
     parser.add_argument("--config", type=Path, help=f"run config (JSON); default: the value of {ENV_RUN_CONFIG}")
-    parser.add_argument("--attempt", type=int, help="number of this attempt; default: one more than the last")
+    parser.add_argument("--attempt", type=_positive, help="number of this attempt; default: one more than the last")
     parser.add_argument("--resume-from", metavar="URI", help="checkpoint that the caller knows of; the head decides")
     return parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,6 +60,15 @@ def make_accelerator(precision: Precision) -> Accelerator:
         ) from error
 
 
+def release() -> None:
+    """Give back the memory of models that are no longer needed."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def load(files: Files, training: Training, device: torch.device) -> Model:
     """Load the UNet and add the adapter with its initial weights."""
     import torch
@@ -72,7 +82,7 @@ def load(files: Files, training: Training, device: torch.device) -> Model:
         unet, found = UNet2DConditionModel.from_pretrained(
             files.folder / "unet",
             variant=files.variant("unet"),
-            torch_dtype=dtype,
+            dtype=dtype,
             local_files_only=True,
             output_loading_info=True,
         )

@@ -30,10 +30,12 @@ def libraries() -> dict[str, str]:
 
 
 def device() -> str:
-    """Return the GPU's product name, or the processor's architecture after ``cpu``."""
+    """Return the GPU's product name, or ``cpu`` with its kind and vector instructions, which change the rounding."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def make(config: RunConfig, *, dataset_digest: str, base_model_digest: str, thread_count: int) -> Plan:

@@ -9,7 +9,6 @@ from typing import Final
 
 from lorafinetune.contract.event import EventType, Saved
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.storage import errors
 from lorafinetune_trainer.checkpoints import Checkpoints, Snapshot
@@ -19,6 +18,11 @@ from lorafinetune_trainer.report import Reporter
 
 MAX_FAILED_SAVES: Final = 3
 """Saves that may fail in a row before the attempt ends: work that cannot be kept is not worth paying for."""
+MAX_FAILED_FINAL_SAVES: Final = 6
+"""The same for the last one, when there is no more work to pay for."""
+MAX_PAUSE: Final = 30.0
+WAIT_SHARE: Final = 0.4
+"""Share of the notice for which the rescue waits for a save of its step that is under way."""
 
 
 class Saver:
@@ -61,8 +65,10 @@ class Saver:
             return Saved.DURABLE
         if snapshot.step == 0:
             return Saved.NONE
+        # The step may be on its way already. If that gets stuck, the same bytes are put again under the same names.
+        patience = time.monotonic() + WAIT_SHARE * (deadline - time.monotonic())
         with self._change:
-            while self._saving == snapshot.step and (left := deadline - time.monotonic()) > 0:
+            while self._saving == snapshot.step and (left := patience - time.monotonic()) > 0:
                 self._change.wait(left)
         if snapshot.step > standing.durable_step:
             self._commit(snapshot, SaveReason.YIELD, deadline)
@@ -75,37 +81,45 @@ class Saver:
                     self._change.wait()
                 snapshot, reason = self._pending
                 self._pending, self._saving = None, snapshot.step
-            again = False
-            try:
-                self._commit(snapshot, reason)
-                self._failed = 0
-                self._checkpoints.tidy()
-            except (Fenced, HeadLost) as error:
-                self._ending.fail(explain(error))
-            except errors.StorageError as error:
-                again = self._failed_save(explain(error), reason)
-            except BaseException as error:
-                self._ending.fail(explain(error))
-            finally:
-                with self._change:
-                    if again and self._pending is None:
-                        self._pending = (snapshot, reason)
-                    self._saving = None
-                    self._change.notify_all()
+            fatal = self._save(snapshot, reason)
+            with self._change:
+                if fatal is None and self._failed and reason is SaveReason.FINAL and not self._ending.noticed.is_set():
+                    self._pending = (snapshot, reason)
+                self._saving = None
+                self._change.notify_all()
+            if fatal is not None:
+                self._ending.fail(fatal)
 
-    def _failed_save(self, failure: Failure, reason: SaveReason) -> bool:
-        """Count a save that failed; return whether to try the same snapshot again (the last one, by all means)."""
+    def _save(self, snapshot: Snapshot, reason: SaveReason) -> Failure | None:
+        """Save, and return what ends the attempt, if anything does."""
+        try:
+            self._commit(snapshot, reason)
+        except errors.StorageError as error:
+            failure = explain(error)
+        except BaseException as error:
+            return explain(error)
+        else:
+            self._failed = 0
+            return self._tidy()
         self._failed += 1
-        if self._failed >= MAX_FAILED_SAVES:
-            self._ending.fail(
-                Failure(
-                    ExitCode.STORAGE_UNREACHABLE,
-                    failure.reason,
-                    f"{self._failed} checkpoints in a row could not be saved: {failure.message}",
-                )
-            )
-        self._reporter.note(f"a checkpoint could not be saved, training goes on: {failure.message}")
-        return reason is SaveReason.FINAL
+        final = reason is SaveReason.FINAL
+        if self._failed >= (MAX_FAILED_FINAL_SAVES if final else MAX_FAILED_SAVES):
+            message = f"{self._failed} checkpoints in a row could not be saved: {failure.message}"
+            return Failure(ExitCode.STORAGE_UNREACHABLE, failure.reason, message)
+        self._reporter.note(f"a checkpoint could not be saved, and will be tried again: {failure.message}")
+        if final:
+            self._ending.noticed.wait(min(2.0**self._failed, MAX_PAUSE))
+        return None
+
+    def _tidy(self) -> Failure | None:
+        """Delete what no longer counts. What cannot be deleted now is tried again after the next checkpoint."""
+        try:
+            self._checkpoints.tidy()
+        except errors.StorageError as error:
+            self._reporter.note(f"old checkpoints could not be deleted: {error}")
+        except BaseException as error:
+            return explain(error)
+        return None
 
     def _commit(self, snapshot: Snapshot, reason: SaveReason, deadline: float | None = None) -> None:
         entry = self._checkpoints.commit(snapshot, reason, deadline=deadline)

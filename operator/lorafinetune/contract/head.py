@@ -124,7 +124,9 @@ def holds(head: Head, *, attempt: int, pod_uid: str) -> bool:
 def check_fence(head: Head | None, *, attempt: int, pod_uid: str) -> Head:
     """Return *head* if the speaker holds it; raises HeadLost or Fenced otherwise."""
     if head is None:
-        raise HeadLost("head.json is gone; an attempt that had one must stop, only the operator may rebuild it")
+        raise HeadLost(
+            "head.json is gone or damaged; an attempt that had one must stop, only the operator may rebuild it"
+        )
     if not holds(head, attempt=attempt, pod_uid=pod_uid):
         why = (
             "the run has been deleted"
@@ -187,8 +189,11 @@ def retire(head: Head) -> Head:
     )
 
 
-def bury(head: Head | None, *, run_uid: str, attempt: int) -> Head:
-    """Return the tombstone: nobody commits any more. *attempt* is the highest that the operator ever made."""
-    artifact = head.artifact if head is not None else None
+def bury(head: Head | None, *, run_uid: str, attempt: int, found: ArtifactEntry | None = None) -> Head:
+    """Return the tombstone: nobody commits any more. *attempt* is the highest that the operator ever made.
+
+    *found* is the artifact to name where there is no head that could.
+    """
+    artifact = head.artifact if head is not None else found
     top = max(attempt, head.attempt if head is not None else 0)
     return Head(run_uid=run_uid, attempt=top, tombstone=True, artifact=artifact)

@@ -18,6 +18,8 @@ from lorafinetune.engine.times import duration, instant, stamp
 
 PODS_KEPT: Final = 3
 """Ended pods that stay for their logs."""
+MAX_REASON: Final = 64
+"""Characters of a reason that the status takes; some come from other controllers."""
 CREATE_VISIBLE: Final = 5.0
 """Seconds that a pod which we made may be absent from the store before it counts as vanished."""
 
@@ -54,7 +56,7 @@ def settle(seen: Observation) -> Settled:
     ended: list[tuple[str, str]] = []
     holds: list[float] = []
     for pod in seen.pods:
-        if pod.attempt not in entries and pod.attempt > floor and pod.attempt > _folded(seen.status):
+        if pod.attempt not in entries and pod.attempt > floor and pod.attempt > folded(seen.status):
             entries[pod.attempt] = _adopted(pod)
     for number in sorted(entries):
         entry = entries[number] = _followed(entries[number], seen)
@@ -81,7 +83,7 @@ def settle(seen: Observation) -> Settled:
     )
 
 
-def _folded(status: LoRAFineTuneStatus) -> int:
+def folded(status: LoRAFineTuneStatus) -> int:
     """Return the highest attempt number that only the totals remember."""
     return status.totals.attempts if status.totals else 0
 
@@ -104,7 +106,7 @@ def _followed(entry: AttemptStatus, seen: Observation) -> AttemptStatus:
     changes: dict[str, object] = {}
     if (pod := seen.pod_of(entry.number)) is not None:
         changes |= {"pod_uid": pod.uid, "node": pod.node or entry.node}
-        if pod.started is not None:
+        if pod.started is not None and entry.ended is None:
             changes["started"] = stamp(pod.started)
     progress = seen.progress
     if progress is not None and progress.attempt == entry.number:
@@ -134,14 +136,19 @@ def _created(entry: AttemptStatus) -> float:
 
 def _closed(entry: AttemptStatus, ending: Ending, seen: Observation) -> AttemptStatus:
     pod = seen.pod_of(entry.number)
+    ended = pod.ended if pod is not None and pod.ended is not None else seen.now
+    # By so much the node's clock is ahead, at least: waits are counted from the end, and may not grow by it.
+    ahead = max(0.0, ended - seen.now)
     changes: dict[str, object] = {
-        "ended": stamp(pod.ended if pod is not None and pod.ended is not None else seen.now),
+        "ended": stamp(ended - ahead),
         "cause": ending.cause.value,
-        "reason": ending.reason,
+        "reason": clip(ending.reason, MAX_REASON),
         "message": clip(ending.message),
     }
     if pod is not None:
         changes["exit_code"] = pod.exit_code
+        if ahead and pod.started is not None:
+            changes["started"] = stamp(pod.started - ahead)
         if (last_words := pod.termination) is not None:
             changes["to_step"] = max(last_words.step, entry.to_step or 0)
             changes["durable_step"] = max(last_words.durable_step, entry.durable_step or 0)
@@ -242,7 +249,7 @@ def _housekeeping(seen: Observation) -> list[ReleasePod | DeletePod]:
     newest = max((entry.number for entry in seen.status.attempts), default=0)
     chores: list[ReleasePod | DeletePod] = []
     for pod in seen.pods:
-        if pod.attempt not in stored and pod.attempt > _folded(seen.status):
+        if pod.attempt not in stored and pod.attempt > folded(seen.status):
             continue
         if pod.has_finalizer:
             chores.append(ReleasePod(pod.name, pod.uid))

@@ -119,7 +119,7 @@ def classify(
         return Ending(Cause.INFRASTRUCTURE, "StorageUnreachable", words or "the bucket did not answer")
     if pod.exit_code in _SIGNALS or pod.exit_code is None:
         waited = now - (pod.ended if pod.ended is not None else now)
-        if waited < LATE_EVIDENCE:
+        if -LATE_EVIDENCE < waited < LATE_EVIDENCE:  # else the node's clock is too far ahead to measure by
             return Hold(LATE_EVIDENCE - waited)
         if pod.capacity_type == CapacityType.SPOT:
             return Ending(Cause.PREEMPTED, "Killed", f"killed on spot node {pod.node} without a word")

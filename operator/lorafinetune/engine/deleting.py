@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lorafinetune.engine.attempts import Settled
+from lorafinetune.engine.attempts import Settled, folded
 from lorafinetune.engine.decision import (
     Abandon,
     Action,
@@ -19,6 +19,8 @@ from lorafinetune.engine.observation import PodSeen
 from lorafinetune.engine.outcome import conclude
 from lorafinetune.engine.times import duration, instant
 
+NOT_OURS: Final = "NotOurs"
+"""Reason of a collection that found objects without this run's owner mark."""
 RETRY_STORAGE: Final = 15.0
 """Seconds between two questions to a bucket that said no."""
 LONGEST_SAVE: Final = 120.0
@@ -39,7 +41,9 @@ def deleting(now: Settled) -> Decision | None:
         )
     if seen.storage.collected is not None and seen.storage.collected.done and not _unreleased(now):
         message = seen.storage.collected.message
-        return conclude(now, "Deleting", "Collected", message, actions=[*stop, RemoveFinalizer()])
+        # What may not be deleted for want of the owner mark stays, so somebody must be told where it lies.
+        foreign = [Abandon(message)] if seen.storage.collected.reason == NOT_OURS else []
+        return conclude(now, "Deleting", "Collected", message, actions=[*stop, *foreign, RemoveFinalizer()])
     if (trouble := _storage_trouble(now)) is not None:
         waited = seen.now - seen.run.deleting_since
         if waited >= seen.collect_timeout and not _unreleased(now):
@@ -82,6 +86,8 @@ def _writers_left(now: Settled) -> str | None:
         lost = entry is not None and entry.ended is not None
         if entry is not None and entry.ended is not None and now.seen.now - instant(entry.ended) >= LONGEST_SAVE:
             continue
+        if entry is None and pod.attempt <= folded(now.status):
+            continue  # twenty attempts ago
         waits.append(f"{pod.name} {'on its lost node' if lost else 'to end'}")
     return f"waiting for {', '.join(waits[:3])}" if waits else None
 

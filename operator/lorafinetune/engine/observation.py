@@ -106,6 +106,8 @@ class ArtifactChecked:
     reason: str
     message: str
     time: float
+    steps: int
+    """The spec's steps at the time of asking."""
     artifact: ArtifactStatus | None = None
 
 

@@ -62,11 +62,11 @@ def finished(now: Settled) -> Decision | None:
     """The run has ended for good: keep the product, and nothing else."""
     seen, conditions = now.seen, now.seen.status.conditions
     if is_false(conditions, ConditionType.SUCCEEDED):
-        return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*end_live(now)])
+        return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*end_live(now), *_first_read(now)])
     if not is_true(conditions, ConditionType.SUCCEEDED):
         return None
     if now.status.pruned:
-        return conclude(now, "Succeeded", "", "", keep_conditions=True)
+        return conclude(now, "Succeeded", "", "", keep_conditions=True, actions=_first_read(now))
     if seen.storage.pruned is not None and seen.storage.pruned.done:
         status = now.status.model_copy(update={"pruned": True, "checkpoint": None})
         return conclude(now, "Succeeded", "", "", status=status, keep_conditions=True)
@@ -81,7 +81,8 @@ def suspended(now: Settled) -> Decision | None:
         return None
     if (live := end_live(now)) or now.live_pods or now.hold is not None:
         return conclude(now, "Suspended", "Suspending", "saving and stopping the attempt", actions=live, again=now.hold)
-    return conclude(now, "Suspended", "Suspended", "suspended by spec.suspend; set it to false to go on")
+    message = "suspended by spec.suspend; set it to false to go on"
+    return conclude(now, "Suspended", "Suspended", message, actions=_first_read(now))
 
 
 def ending_unclear(now: Settled) -> Decision | None:
@@ -116,11 +117,17 @@ def live(now: Settled) -> Decision | None:
         mark = "the pod is being deleted" if node is None or not node.notice else f"{node.notice} on its node"
         message = f"{where} is being taken back ({mark}): saving"
         return conclude(now, "Running", "Interrupted", message, actions=passed_on, again=REFRESH)
-    actions: list[Action] = []
+    actions = _first_read(now)
     heard = progress.heard if progress is not None and progress.attempt == last.number else pod.started or pod.created
-    asked = seen.storage.read if seen.storage.read is not None else 0.0
-    if seen.now - max(heard, asked) >= UNHEARD:
+    asked = seen.storage.read
+    if asked is not None and seen.now - max(heard, asked) >= UNHEARD:
         actions.append(StartJob(Job.READ))
+    if progress is None and is_true(seen.status.conditions, ConditionType.RUNNING):
+        # This operator has just begun; its trainer trains on, and will speak soon.
+        message = f"{where}: step {last.to_step or 0} of {seen.spec.training.steps} when last heard"
+        return conclude(
+            now, "Running", "Training", message, running=ConditionStatus.TRUE, actions=actions, again=REFRESH
+        )
     if progress is None or progress.attempt != last.number or progress.phase is None:
         if pod.started is not None and seen.now - pod.started >= LATE_WORD:
             known = f"step {now.status.checkpoint.step}" if now.status.checkpoint else "none yet"
@@ -156,7 +163,7 @@ def verifying(now: Settled) -> Decision | None:
     if last is None or last.cause != Cause.FINISHED:
         return None
     found = seen.storage.artifact
-    if found is None:
+    if found is None or found.steps < seen.spec.training.steps:  # raised while it was being verified
         return conclude(
             now, "Running", "Verifying", "verifying the artifact in storage", actions=[StartJob(Job.VERIFY)]
         )
@@ -179,9 +186,8 @@ def verifying(now: Settled) -> Decision | None:
             f"the LoRA is at {found.artifact.uri}{found.artifact.file} (SHA-256 {found.artifact.sha256[:12]})",
             status=status,
             succeeded=ConditionStatus.TRUE,
-            actions=[StartJob(Job.PRUNE)],
             announcements=[said],
-            again=RETRY_STORAGE,
+            again=0.0,  # checkpoints are deleted once this is stored: until then steps may still be raised
         )
     if not found.final:
         actions = [StartJob(Job.VERIFY)] if seen.now - found.time >= RETRY_STORAGE else []
@@ -290,6 +296,10 @@ def refused(now: Settled) -> Decision | None:
 def next_attempt(now: Settled) -> Decision | None:
     """Nothing stands in the way: make the next attempt, from the newest checkpoint."""
     seen, status = now.seen, now.status
+    if status.start_time is None:
+        # Stored before there is a pod: from then on the API server refuses changes of which the pod would not know.
+        status = status.model_copy(update={"start_time": stamp(seen.now)})
+        return conclude(now, "Starting", "Starting", "the first attempt is being made", status=status, again=0.0)
     placed = _placed(now)
     assert isinstance(placed, pools.Placed), "unplaceable speaks first"
     number = (status.attempt or 0) + 1
@@ -301,11 +311,8 @@ def next_attempt(now: Settled) -> Decision | None:
         message = f"{where}: {last.message}; resuming at step {status.checkpoint.step if status.checkpoint else 0}"
     else:
         message = f"{where}, from step {status.checkpoint.step if status.checkpoint else 0}"
-    status = status.model_copy(update={"start_time": status.start_time or stamp(seen.now)})
     said = Announcement("AttemptCreated", message)
-    return conclude(
-        now, "Starting", "AttemptCreated", message, status=status, actions=[create], announcements=[said], again=REFRESH
-    )
+    return conclude(now, "Starting", "AttemptCreated", message, actions=[create], announcements=[said], again=REFRESH)
 
 
 CHAIN: Final[tuple[Rule, ...]] = (
@@ -324,6 +331,14 @@ CHAIN: Final[tuple[Rule, ...]] = (
     refused,
     next_attempt,
 )
+
+
+def _first_read(now: Settled) -> list[Action]:
+    """Ask a bucket that this operator has not spoken to yet: what its credentials were must be known before they go.
+
+    A namespace that is being deleted takes its Secrets first, and the operator may have been restarted since the run's.
+    """
+    return [StartJob(Job.READ)] if now.status.attempts and now.seen.storage.read is None else []
 
 
 def _placed(now: Settled) -> pools.Placed | pools.Unplaceable:

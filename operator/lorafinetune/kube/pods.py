@@ -39,6 +39,15 @@ def pod_name(run: RunSeen, attempt: int) -> str:
     return f"{run.name[:45].rstrip('-.')}-{run.uid[:5]}-{attempt}"
 
 
+def is_ours(pod: Object, run: RunSeen) -> bool:
+    """Whether *pod* is an attempt of *run*. Its labels alone prove nothing: anybody may write them on any pod."""
+    metadata = pod["metadata"]
+    number = (metadata.get("labels") or {}).get(seen.LABEL_ATTEMPT, "")
+    if not (number.isascii() and number.isdigit()) or int(number) < 1:
+        return False
+    return bool(metadata.get("namespace") == run.namespace and metadata["name"] == pod_name(run, int(number)))
+
+
 def run_config(run: RunSeen, spec: LoRAFineTuneSpec, trainer: Trainer) -> runconfig.RunConfig:
     """Return all that the attempt is told. It holds no secret: credentials are files that it names."""
     webhook = None

@@ -58,7 +58,7 @@ def pod_seen(pod: Object) -> PodSeen:
     return PodSeen(
         name=metadata["name"],
         uid=metadata["uid"],
-        attempt=int(labels.get(LABEL_ATTEMPT, 0)),
+        attempt=int(labels[LABEL_ATTEMPT]),
         pool=labels.get(LABEL_POOL, ""),
         phase=status.get("phase", "Pending"),
         created=instant(metadata["creationTimestamp"]),

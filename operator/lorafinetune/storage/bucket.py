@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -32,7 +32,9 @@ from lorafinetune.storage import errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ObjectIdentifierTypeDef
+
+_Result = TypeVar("_Result")
 
 CONNECT_TIMEOUT: Final = 5.0
 READ_TIMEOUT: Final = 30.0
@@ -128,6 +130,7 @@ class Bucket:
                 ),
             )
 
+        self._attempts = attempts
         self._client = client(attempts)
         self._once = client(1)
         self._endpoint = endpoint or "AWS S3"
@@ -153,34 +156,25 @@ class Bucket:
 
     def get(self, key: str, *, limit: int | None = None) -> Object:
         """Return the object's bytes and ETag; one larger than *limit* bytes raises NotVerified before it is read."""
-        for again in reversed(range(BODY_ATTEMPTS)):  # botocore retries the request, never the reading of its body
-            try:
-                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
-                size = answer["ContentLength"]
-                if limit is not None and size > limit:
-                    answer["Body"].close()
-                    raise errors.NotVerified(f"{self.uri(key)} has {size} bytes, more than the {limit} allowed")
-                return Object(answer["Body"].read(), answer["ETag"])
-            except (BotoCoreError, ClientError) as error:
-                if not (again and isinstance(error, _BROKEN_BODY)):
-                    self._raise(error, key)
-        raise AssertionError("the last attempt returns or raises")
+
+        def read(answer: GetObjectOutputTypeDef) -> Object:
+            size = answer["ContentLength"]
+            if limit is not None and size > limit:
+                answer["Body"].close()
+                raise errors.NotVerified(f"{self.uri(key)} has {size} bytes, more than the {limit} allowed")
+            return Object(answer["Body"].read(), answer["ETag"])
+
+        return self._read(key, read)
 
     def download(self, key: str, path: Path) -> None:
-        """Write the object's bytes to *path* in pieces of 1 MiB; a body that breaks off is asked for again."""
-        for again in reversed(range(BODY_ATTEMPTS)):
-            try:
-                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
-                with path.open("wb") as file:
-                    for piece in answer["Body"].iter_chunks(1024 * 1024):
-                        file.write(piece)
-                if path.stat().st_size == answer["ContentLength"]:
-                    return
-                if not again:
-                    raise errors.Unreachable(f"{self._endpoint} breaks off before the end of {self.uri(key)}")
-            except (BotoCoreError, ClientError) as error:
-                if not (again and isinstance(error, _BROKEN_BODY)):
-                    self._raise(error, key)
+        """Write the object's bytes to *path* in pieces of 1 MiB."""
+
+        def read(answer: GetObjectOutputTypeDef) -> None:
+            with path.open("wb") as file:
+                for piece in answer["Body"].iter_chunks(1024 * 1024):
+                    file.write(piece)
+
+        self._read(key, read)
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes, without reading it."""
@@ -264,6 +258,20 @@ class Bucket:
         except (BotoCoreError, ClientError) as error:
             self._raise(error, "")
         return count
+
+    def _read(self, key: str, read: Callable[[GetObjectOutputTypeDef], _Result]) -> _Result:
+        """Ask for an object and let *read* take its body; a body that breaks off is asked for again."""
+        for again in reversed(range(min(BODY_ATTEMPTS, self._attempts))):
+            try:
+                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
+            except (BotoCoreError, ClientError) as error:  # botocore has tried it again already
+                self._raise(error, key)
+            try:
+                return read(answer)
+            except (BotoCoreError, ClientError) as error:
+                if not (again and isinstance(error, _BROKEN_BODY)):
+                    self._raise(error, key)
+        raise AssertionError("the last attempt returns or raises")
 
     def _delete(self, keys: list[str]) -> int:
         return self._delete_objects([{"Key": self.location.key + key} for key in keys])

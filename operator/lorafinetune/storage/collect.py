@@ -13,6 +13,7 @@ from lorafinetune.contract import head as heads
 from lorafinetune.contract import layout
 from lorafinetune.contract.head import Head
 from lorafinetune.storage import head as store
+from lorafinetune.storage import inventory
 from lorafinetune.storage.bucket import Bucket
 
 
@@ -38,7 +39,11 @@ def bury(bucket: Bucket, *, run_uid: str, attempt: int, keep_artifact: bool) -> 
     """Make the head a tombstone, then delete all but head, mark and (if kept) the artifact that the head names."""
     if not is_ours(bucket, run_uid):
         return _foreign(bucket)
-    buried = store.change(bucket, lambda head: heads.bury(head, run_uid=run_uid, attempt=attempt))
+    found = None
+    if keep_artifact and store.read(bucket).head is None:
+        # Lost, or a collection was interrupted after the head went: the product is still to be kept.
+        found = inventory.newest_artifact(bucket, run_uid)
+    buried = store.change(bucket, lambda head: heads.bury(head, run_uid=run_uid, attempt=attempt, found=found))
     return _clear(bucket, buried, keep_artifact=keep_artifact)
 
 
@@ -47,8 +52,10 @@ def collect(bucket: Bucket, *, run_uid: str, attempt: int, keep_artifact: bool) 
     if not is_ours(bucket, run_uid):
         return _foreign(bucket)
     cleared = bury(bucket, run_uid=run_uid, attempt=attempt, keep_artifact=keep_artifact)
-    _purge(bucket, lambda key: key in (layout.HEAD, layout.OWNER))
-    return Collected(cleared.deleted + bucket.delete([layout.HEAD]) + bucket.delete([layout.OWNER]), cleared.kept)
+    for last in (layout.HEAD, layout.OWNER):
+        if not _purge(bucket, last.__eq__):  # where it is done, a plain delete would only add a marker
+            bucket.delete([last])
+    return Collected(cleared.deleted + 2, cleared.kept)
 
 
 def prune(bucket: Bucket, *, run_uid: str) -> Collected:
@@ -80,10 +87,12 @@ def _clear(bucket: Bucket, head: Head, *, keep_artifact: bool) -> Collected:
     return Collected(deleted, kept=sum(kept is not None and key.startswith(kept) for key in keys))
 
 
-def _purge(bucket: Bucket, garbage: Callable[[str], bool]) -> None:
-    """Delete old versions too: where a bucket keeps them, a deleted object still costs its bytes."""
-    if bucket.is_versioned():
-        bucket.delete_versions(garbage)
+def _purge(bucket: Bucket, garbage: Callable[[str], bool]) -> bool:
+    """Delete all versions, where the bucket keeps them (else False): a deleted object still costs its bytes there."""
+    if not bucket.is_versioned():
+        return False
+    bucket.delete_versions(garbage)
+    return True
 
 
 def _foreign(bucket: Bucket) -> Collected:

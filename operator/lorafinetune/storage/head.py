@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import time
 from collections.abc import Callable
@@ -30,14 +31,17 @@ class Owner(OpenModel):
 
 
 class Stored(NamedTuple):
-    """A head as read, with the ETag that a swap must name. Both are None where no head is."""
+    """A head as read, with the ETag that a swap must name. Both are None where no head is.
+
+    Of an object that is no head there is an ETag only: what lay there is lost, and a swap replaces it.
+    """
 
     head: Head | None
     etag: str | None
 
 
 def read(bucket: Bucket) -> Stored:
-    """Read the head of the run whose prefix *bucket* stands on. A head that cannot be parsed raises NotVerified."""
+    """Read the head of the run whose prefix *bucket* stands on. One of another version raises NotVerified."""
     try:
         body, etag = bucket.get(layout.HEAD, limit=MAX_HEAD_BYTES)
     except errors.ObjectMissing:
@@ -45,7 +49,19 @@ def read(bucket: Bucket) -> Stored:
     try:
         return Stored(Head.model_validate_json(body), etag)
     except ValidationError as error:
-        raise errors.NotVerified(f"{bucket.uri(layout.HEAD)} is not a head: {error.errors()[0]['msg']}") from error
+        if _version(body) == 1 or _version(body) is None:
+            return Stored(None, etag)
+        raise errors.NotVerified(
+            f"{bucket.uri(layout.HEAD)} was written by another version of lorafinetune: use that one"
+        ) from error
+
+
+def _version(body: bytes) -> object:
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return None
+    return content.get("version") if isinstance(content, dict) else None
 
 
 def change(

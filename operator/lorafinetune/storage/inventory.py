@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import ValidationError
 
 from lorafinetune.contract import canonical, layout
+from lorafinetune.contract.head import ArtifactEntry
 from lorafinetune.contract.manifest import MAX_MANIFEST_BYTES, Manifest
 from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
+
+PUT_ATTEMPTS: Final = 5
+"""Tries to put a manifest whose answers were lost."""
 
 
 def read_manifest(bucket: Bucket, folder: str, sha256: str) -> Manifest:
@@ -47,7 +53,61 @@ def verify(bucket: Bucket, folder: str, sha256: str) -> Manifest:
 
 
 def put_folder(bucket: Bucket, folder: str, manifest: Manifest) -> str:
-    """Put the manifest of a folder whose files are all there; return its hash, for the head."""
+    """Put the manifest of a folder whose files are all there, once; return its hash, for the head.
+
+    One that is there already stays, if it names the same files: the saver and the rescue at SIGTERM may save the same
+    step at the same time, and a manifest that changed under the head's hash would be a checkpoint lost. Raises
+    NotVerified if it names others, Unreachable if nobody can tell.
+    """
+    key = folder + layout.MANIFEST
     body = canonical.encode(manifest.model_dump(mode="json", by_alias=True, exclude_none=True))
-    bucket.put(folder + layout.MANIFEST, body)
-    return canonical.sha256(body)
+    for _ in range(PUT_ATTEMPTS):
+        try:
+            bucket.create(key, body)
+        except errors.Conflict:
+            pass
+        except errors.AnswerLost:
+            continue
+        there, _ = bucket.get(key, limit=MAX_MANIFEST_BYTES)
+        try:
+            same = Manifest.model_validate_json(there).files == manifest.files
+        except ValidationError:
+            same = False
+        if not same:
+            raise errors.NotVerified(f"{bucket.uri(key)} is there already, and names other files")
+        return canonical.sha256(there)
+    raise errors.Unreachable(f"{bucket.uri(key)} could not be written in {PUT_ATTEMPTS} tries")
+
+
+def verified(bucket: Bucket, parent: str, run_uid: str) -> list[tuple[Manifest, str]]:
+    """Return the folders below *parent* whose bytes are what their manifests name, newest step first."""
+    found: list[tuple[Manifest, str, str]] = []
+    for one in bucket.walk(parent):
+        folder, slash, name = one.key.rpartition("/")
+        if not slash or name != layout.MANIFEST:
+            continue
+        try:
+            body, _ = bucket.get(one.key, limit=MAX_MANIFEST_BYTES)
+            manifest = Manifest.model_validate_json(body)
+        except (errors.ObjectMissing, errors.NotVerified, ValidationError):
+            continue
+        if manifest.run_uid == run_uid:
+            found.append((manifest, canonical.sha256(body), f"{folder}/"))
+    found.sort(key=lambda one: (one[0].step, one[0].attempt), reverse=True)
+    whole: list[tuple[Manifest, str]] = []
+    for manifest, sha256, folder in found:
+        try:
+            verify(bucket, folder, sha256)
+        except errors.NotVerified:
+            continue
+        whole.append((manifest, sha256))
+    return whole
+
+
+def newest_artifact(bucket: Bucket, run_uid: str) -> ArtifactEntry | None:
+    """Return the whole artifact of the highest step, found by its manifest: for when no head names one."""
+    for manifest, sha256 in verified(bucket, layout.ARTIFACTS, run_uid):
+        return ArtifactEntry(
+            attempt=manifest.attempt, step=manifest.step, manifest_sha256=sha256, size=manifest.total_bytes
+        )
+    return None

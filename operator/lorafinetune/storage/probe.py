@@ -27,7 +27,7 @@ def probe_fencing(bucket: Bucket) -> None:
     A key of its own is written and deleted: once created it must not be created again, a wrong ETag must not replace
     it, and of several racing writers exactly one may win.
     """
-    key = f".lorafinetune-probe-{uuid.uuid4().hex}"
+    key = _key(bucket)
     try:
         with ThreadPoolExecutor(RACERS) as racers:
             wins = sum(racers.map(lambda number: _won(bucket, key, number), range(RACERS)))
@@ -44,10 +44,17 @@ def probe_fencing(bucket: Bucket) -> None:
 
 def probe_writing(bucket: Bucket) -> None:
     """Show that objects can be written, read and deleted; raises AccessDenied, BucketMissing, Unreachable."""
-    key = f".lorafinetune-probe-{uuid.uuid4().hex}"
+    key = _key(bucket)
     bucket.put(key, b"probe")
     bucket.get(key)
     bucket.delete([key])
+
+
+def _key(bucket: Bucket) -> str:
+    """Return the key of a probe, after showing that it can be deleted again: else each question would leave one."""
+    key = f".lorafinetune-probe-{uuid.uuid4().hex}"
+    bucket.delete([key])
+    return key
 
 
 def count_images(bucket: Bucket) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 
 class Kind(StrEnum):
@@ -23,6 +23,7 @@ class Kind(StrEnum):
     DROP = "the connection is closed at once"
     BREAK_OFF = "half of the answer's body arrives"
     HANG = "no answer ever comes"
+    OVERRIDE = "the request's condition is ignored"
 
 
 @dataclass
@@ -34,8 +35,8 @@ class Fault:
     suffix: str = ""
     times: int = 1
     contains: str = ""
-    before: Callable[[], None] | None = None
-    """Called before the request is passed on: the moment to change something behind its back."""
+    override: Callable[[str, bytes], str] | None = None
+    """Writes an object whatever its condition says, given key and body, and returns its ETag."""
 
 
 @dataclass
@@ -79,8 +80,6 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             fault = state.next_fault(self.command, urlsplit(self.path).path)
             kind = fault.kind if fault else None
-            if fault and fault.before:
-                fault.before()
             if kind is Kind.HANG:
                 time.sleep(60)
             if kind in (Kind.DROP, Kind.HANG):
@@ -88,6 +87,10 @@ def proxy(upstream: str) -> Iterator[Proxy]:
                 return
             if kind is Kind.REFUSE:
                 self.reply(503, {}, b"<Error><Code>SlowDown</Code></Error>")
+                return
+            if fault and fault.override is not None:
+                key = unquote(urlsplit(self.path).path).split("/", 2)[2]
+                self.reply(200, {"ETag": fault.override(key, body)}, b"")
                 return
             status, headers, content = self.forward(body)
             if kind is Kind.LOSE_ANSWER:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import multiprocessing
 import os
 import runpy
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +45,7 @@ PRELOADED = [
     "tests.integration.trainer.preloaded",
 ]
 LIMIT = 90.0
+PIPE_BYTES = 4096
 
 Line = dict[str, Any]
 
@@ -164,6 +168,8 @@ class Trainer:
 
     def tail(self) -> str:
         path = self.folder / "output"
+        if path.is_fifo():
+            return "an output that nobody reads"
         return path.read_text()[-3000:] if path.exists() else "no output"
 
 
@@ -212,6 +218,7 @@ class Trainers:
     def __init__(self, s3: Access, model: Path, photos: Path, folder: Path) -> None:
         self.s3, self.model, self.photos, self.folder = s3, model, photos, folder
         self._started: list[Any] = []
+        self._fifo = -1
         self._numbers: Iterator[int] = iter(range(1, 100_000))
 
     def run(self, name: str, **changes: Any) -> Run:
@@ -248,8 +255,12 @@ class Trainers:
         *,
         environment: dict[str, str] | None = None,
         cold: bool = False,
+        fifo: bool = False,
     ) -> Trainer:
-        """Start an attempt of *config*; *environment* is added to its own. A *cold* one imports everything itself."""
+        """Start an attempt of *config*; *environment* is added to its own.
+
+        A *cold* one imports everything itself; with *fifo* its output is a pipe that nobody reads.
+        """
         folder = self.folder / f"{next(self._numbers)}-{config.run.name}"
         folder.mkdir()
         variables = {
@@ -261,6 +272,10 @@ class Trainers:
             "TMPDIR": str(folder),
             **(environment or {}),
         }
+        if fifo:
+            os.mkfifo(folder / "output")
+            self._fifo = os.open(folder / "output", os.O_RDONLY | os.O_NONBLOCK)
+            fcntl.fcntl(self._fifo, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         if cold:
             command = [sys.executable, "-m", "lorafinetune_trainer", *arguments]
             with (folder / "output").open("wb") as output:
@@ -272,7 +287,14 @@ class Trainers:
         self._started.append(process)
         return Trainer(process, folder)
 
+    def fifo_is_full(self) -> bool:
+        """Whether the next line will not fit into the pipe that nobody reads."""
+        waiting = struct.unpack("i", fcntl.ioctl(self._fifo, termios.FIONREAD, b"\0" * 4))[0]
+        return bool(waiting > PIPE_BYTES - 512)
+
     def stop(self) -> None:
+        if self._fifo >= 0:
+            os.close(self._fifo)
         for process in self._started:
             if process.is_alive():
                 process.kill()

@@ -33,7 +33,7 @@ class Access:
     def bucket(self, uri: str) -> Bucket:
         """Open a place."""
         return Bucket(
-            folder(uri), endpoint=self.endpoint, credentials=Credentials(self.key_id, self.secret_key), attempts=2
+            folder(uri), endpoint=self.endpoint, credentials=Credentials(self.key_id, self.secret_key), attempts=3
         )
 
     def at(self, endpoint: str) -> Access:

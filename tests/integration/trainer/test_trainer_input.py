@@ -206,12 +206,29 @@ def test_steps_cadence_and_places_may_change(
     assert {one.key.split("/")[1] for one in run.bucket.walk("artifacts/")} == {"2"}
 
 
+def _save_half(source: str, target: str) -> None:
+    """Save the model as the hub has many: 16-bit variants only, the UNet's in shards."""
+    import torch
+    from diffusers import StableDiffusionXLPipeline
+
+    pipeline = StableDiffusionXLPipeline.from_pretrained(source, dtype=torch.float16, local_files_only=True)
+    pipeline.save_pretrained(target, variant="fp16", max_shard_size="1MB")
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_resumes_exactly_too(precision: str, trainers: Trainers, name: str) -> None:
+def test_half_precision_resumes_exactly_too(
+    precision: str, trainers: Trainers, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
     training = {"precision": precision, "gradientCheckpointing": True, "schedule": "cosine", "warmupSteps": 2}
-    undisturbed = trainers.run(f"{name}-undisturbed", training=training)
+    model = tiny_model
+    if precision == "fp16":
+        model = tmp_path / "half"
+        in_preloaded(_save_half, str(tiny_model), str(model))
+        assert list(model.glob("unet/*.fp16-*-of-*.safetensors"))
+    changes = {"training": training, "baseModel": {"source": str(model)}}
+    undisturbed = trainers.run(f"{name}-undisturbed", **changes)
     undisturbed.finish()
-    run = stopped(trainers, name, training=training)
+    run = stopped(trainers, name, **changes)
     run.finish()
     assert run.file() == undisturbed.file()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
@@ -121,7 +124,7 @@ def test_stopped_after_every_step(trainers: Trainers, undisturbed: Run, name: st
 
 
 def test_sigterm_does_not_wait_for_a_long_step(trainers: Trainers, name: str) -> None:
-    run = trainers.run(name, training={"gradientAccumulation": 256, "steps": 50}, checkpoint={"everySteps": 50})
+    run = trainers.run(name, training={"gradientAccumulation": 40, "steps": 50}, checkpoint={"everySteps": 50})
     attempt = run.start()
     done = attempt.wait_for(lambda event: event["step"] >= 1)
     attempt.kill(signal.SIGTERM)
@@ -130,6 +133,46 @@ def test_sigterm_does_not_wait_for_a_long_step(trainers: Trainers, name: str) ->
     assert (words.step, words.durable_step, words.saved) == (1, 1, "new")
     took = attempt.of_type("yielded")[0]["time"] - done["time"]
     assert took < done["secondsPerStep"] / 2, f"{took} s, and a step takes {done['secondsPerStep']} s"
+
+
+def test_sigterm_in_the_first_moment(trainers: Trainers, name: str) -> None:
+    """As soon as the process hears it, long before torch has been imported."""
+    attempt = trainers.start(trainers.run(name).config, [], cold=True)
+    heard = 1 << (signal.SIGTERM - 1)
+    deadline = time.monotonic() + 30
+    while (
+        not int(re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{attempt.process.pid}/status").read_text())[0], 16) & heard
+    ):
+        assert time.monotonic() < deadline
+    attempt.kill(signal.SIGTERM)
+    assert attempt.end(10) == 75
+    assert "torch" not in attempt.tail()
+
+
+def test_sigterm_while_importing(trainers: Trainers, name: str) -> None:
+    attempt = trainers.start(trainers.run(name).config, [], cold=True)
+    attempt.wait_for(lambda event: event["type"] == "started")
+    attempt.kill(signal.SIGTERM)
+    told = time.monotonic()
+    assert attempt.end(10) == 75
+    assert time.monotonic() - told < 4, "it waited for the imports"
+    assert attempt.last_words.saved == "none"
+
+
+def test_sigterm_with_an_output_that_nobody_reads(trainers: Trainers, name: str) -> None:
+    """All that tells is stuck, the training too: the step is saved, and the process ends before SIGKILL comes."""
+    run = trainers.run(name, training={"steps": 5000}, noticeSeconds=6)
+    attempt = trainers.start(run.config, [], fifo=True)
+    deadline = time.monotonic() + 60
+    while not trainers.fifo_is_full():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    attempt.kill(signal.SIGTERM)
+    assert attempt.end(6) == 75
+    words = attempt.last_words
+    assert words.saved in ("new", "durable")
+    assert run.head.newest is not None
+    assert run.head.newest.step == words.step == words.durable_step
 
 
 def test_a_second_sigterm_and_ctrl_c_change_nothing(trainers: Trainers, name: str) -> None:

@@ -83,6 +83,19 @@ def test_with_all_checkpoints_damaged_the_run_begins_anew_and_says_so(
     assert sha256(run) == reference
 
 
+def test_a_damaged_artifact_is_made_anew(trainers: Trainers, reference: str, name: str) -> None:
+    run = trainers.run(name)
+    run.finish()
+    artifact = run.head.artifact
+    assert artifact is not None
+    damage_content(run, artifact.folder)
+    assert run.start().end() == 0
+    again = run.head.artifact
+    assert again is not None
+    assert again.folder != artifact.folder
+    assert sha256(run) == reference
+
+
 def test_a_half_written_checkpoint_is_invisible_and_swept(trainers: Trainers, reference: str, name: str) -> None:
     run = trainers.run(name)
     stop_after(run, 2)
@@ -117,6 +130,7 @@ def test_a_fenced_attempt_told_to_end_says_fenced(trainers: Trainers, name: str)
     zombie.kill(signal.SIGTERM)
     assert zombie.end(30) == 76
     assert run.head.checkpoints == []
+    assert not list(run.bucket.walk(layout.CHECKPOINTS)), "it put nothing that nobody would delete"
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
@@ -213,6 +227,30 @@ def test_a_conditioning_object_of_an_earlier_attempt_counts(trainers: Trainers, 
         run.finish(storage=run.config.storage.model_copy(update={"endpoint": between.endpoint}))
         written = {path.rpartition("/")[2] for method, path in between.seen if method == "PUT" and "/cond" in path}
     assert not {key.rpartition("/")[2] for key in before if not key.endswith(".json")} & written
+    assert sha256(run) == reference
+
+
+def test_a_save_that_fails_leaves_nothing_behind(trainers: Trainers, reference: str, name: str) -> None:
+    """The second checkpoint's head swap is refused for longer than is waited: training goes on, the folder goes."""
+    with proxy(trainers.s3.endpoint) as between:
+        between.faults = [Fault(Kind.REFUSE, "PUT", contains="/checkpoints/1-4/manifest.json", times=5)]
+        run = trainers.run(name, storage={"endpoint": between.endpoint})
+        attempt = run.finish()
+        assert len(between.happened) == 5
+    assert any("could not be saved" in line.get("note", "") for line in attempt.lines)
+    folders = {one.key.split("/")[1] for one in run.bucket.walk("checkpoints/")}
+    assert folders == {entry.id for entry in run.head.checkpoints} == {"1-2", "1-6"}
+    assert sha256(run) == reference
+
+
+def test_checkpoints_that_cannot_be_deleted_stop_nothing(trainers: Trainers, reference: str, name: str) -> None:
+    with proxy(trainers.s3.endpoint) as between:
+        between.faults = [Fault(Kind.REFUSE, "POST", times=1000)]
+        run = trainers.run(name, storage={"endpoint": between.endpoint})
+        attempt = run.finish()
+    assert any("could not be deleted" in line.get("note", "") for line in attempt.lines)
+    assert [entry.id for entry in run.head.checkpoints] == ["1-4", "1-6"]
+    assert run.head.garbage == ["checkpoints/1-2/"]
     assert sha256(run) == reference
 
 

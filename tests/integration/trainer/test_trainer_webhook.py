@@ -87,11 +87,10 @@ def test_refused_for_a_while_and_another_token(trainers: Trainers, receiver: Rec
     assert receiver.tokens[:4] == ["Bearer first-token"] * 3 + ["Bearer second-token"]
 
 
-@pytest.mark.parametrize("status", [400, 413, 422])
 def test_an_event_that_is_refused_for_good_is_dropped(
-    status: int, trainers: Trainers, receiver: Receiver, token: Path, name: str
+    trainers: Trainers, receiver: Receiver, token: Path, name: str
 ) -> None:
-    receiver.answer = lambda event: status if event["type"] == "checkpoint" else 200
+    receiver.answer = lambda event: 400 if event["type"] == "checkpoint" else 200
     run_with(trainers, receiver, token, name).finish()
     checkpoints = [event["sequence"] for event in receiver.events if event["type"] == "checkpoint"]
     assert len(checkpoints) == len(set(checkpoints)) == 3
@@ -113,7 +112,7 @@ def test_the_receiver_says_stop(
     assert newest.step < 10, "it went on and committed"
 
 
-@pytest.mark.parametrize("how", ["nobody there", "another authority", "silence", "no token", "no authority", "no URL"])
+@pytest.mark.parametrize("how", ["nobody there", "another authority", "silence", "no token"])
 def test_training_does_not_care(
     how: str, trainers: Trainers, receiver: Receiver, token: Path, tmp_path: Path, name: str
 ) -> None:
@@ -130,10 +129,6 @@ def test_training_does_not_care(
         receiver.hang = 30
     if how == "no token":
         webhook = webhook.model_copy(update={"token": str(tmp_path / "none")})
-    if how == "no authority":
-        webhook = webhook.model_copy(update={"ca": "no PEM"})
-    if how == "no URL":
-        webhook = webhook.model_copy(update={"url": "http://127.0.0.1:1"})
     attempt = run.finish(webhook=webhook)
     assert any("event" in line.get("note", "") for line in attempt.lines)
     assert "first-token" not in attempt.tail()

@@ -77,11 +77,11 @@ def attempt(number: int = 1, **changes: Any) -> AttemptStatus:
 
 def status(*attempts: AttemptStatus, **changes: Any) -> LoRAFineTuneStatus:
     newest = attempts[-1].number if attempts else None
-    plain = LoRAFineTuneStatus(attempts=list(attempts), attempt=newest)
+    plain = LoRAFineTuneStatus(attempts=list(attempts), attempt=newest, start_time=stamp(NOW - 200))
     return plain.model_copy(update=changes)
 
 
-READY = StorageSeen(checked=StorageChecked(True, "Ready", "s3://loras/ can be written", NOW - 200))
+READY = StorageSeen(checked=StorageChecked(True, "Ready", "s3://loras/ can be written", NOW - 200), read=NOW - 200)
 
 
 def seen(**changes: Any) -> Observation:

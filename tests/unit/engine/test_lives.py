@@ -158,7 +158,9 @@ class World:
                 found = ArtifactStatus(uri="s3://loras/a/", file="x", sha256=ZERO, size=1) if self.artifact else None
                 self.storage = replace(
                     self.storage,
-                    artifact=ArtifactChecked(found is not None, True, "ArtifactMissing", "the answer", self.now, found),
+                    artifact=ArtifactChecked(
+                        found is not None, True, "ArtifactMissing", "the answer", self.now, STEPS, found
+                    ),
                 )
             case Job.PRUNE:
                 self.storage = replace(self.storage, pruned=Tidied(True, "", "", self.now))

@@ -2,11 +2,12 @@
 
 # ruff: noqa: E501 - a table is read by its rows
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lorafinetune.api.status import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus
+from lorafinetune.api.status import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus, Totals
 from lorafinetune.contract.event import Phase, Saved, Termination
 from lorafinetune.engine.conditions import ConditionType, find
 from lorafinetune.engine.decision import (
@@ -36,7 +37,7 @@ from tests.unit.engine.given import NOW, READY, attempt, ended, pod, pool, seen,
 LOST = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
 CLOSED = {"cause": "Preempted", "reason": "X", "ended": stamp(NOW - 60), "message": "node-a was taken back"}
 ARTIFACT = ArtifactStatus(uri="s3://loras/a/", file="pytorch_lora_weights.safetensors", sha256="0" * 64, size=1)
-VERIFIED = ArtifactChecked(True, True, "Verified", "", NOW, ARTIFACT)
+VERIFIED = ArtifactChecked(True, True, "Verified", "", NOW, 500, ARTIFACT)
 DELETING: dict[str, Any] = {"deleting_since": NOW - 10}
 
 
@@ -45,12 +46,13 @@ def condition(kind: ConditionType, value: ConditionStatus) -> Condition:
 
 
 SUCCEEDED = condition(ConditionType.SUCCEEDED, ConditionStatus.TRUE)
+RUNNING = condition(ConditionType.RUNNING, ConditionStatus.TRUE)
 FAILED = condition(ConditionType.SUCCEEDED, ConditionStatus.FALSE)
 TRAINING = Progress(1, sequence=9, step=310, phase=Phase.TRAINING, seconds_per_step=1.6, loss=0.083, heard=NOW - 1)
 
 
 def storage(**known: Any) -> StorageSeen:
-    return StorageSeen(checked=READY.checked, **known)
+    return replace(READY, **known)
 
 
 ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
@@ -60,6 +62,7 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("a bucket that says no is a wait", seen(storage=StorageSeen(checked=StorageChecked(False, "BucketMissing", "create it", NOW - 5))), "Pending", "BucketMissing", []),
     ("and is asked again", seen(storage=StorageSeen(checked=StorageChecked(False, "BucketMissing", "create it", NOW - 20))), "Pending", "BucketMissing", [StartJob(Job.CHECK)]),
     ("an unknown pool is a wait", seen(spec=spec(placement={"pools": ["nope"]})), "Pending", "UnknownPool", []),
+    ("the spec is frozen before the first pod is made", seen(status=status(start_time=None)), "Starting", "Starting", []),
     ("all is well: the first attempt", seen(), "Starting", "AttemptCreated", [CreatePod]),
     ("a refused pod is a wait", seen(refusal=Refusal("CreateRefused", "exceeded quota", NOW - 1)), "Pending", "CreateRefused", []),
     ("and is tried again", seen(refusal=Refusal("CreateRefused", "exceeded quota", NOW - 16)), "Starting", "AttemptCreated", [CreatePod]),
@@ -70,6 +73,9 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("a trainer that has not spoken", seen(status=status(attempt()), pods=(pod(started=NOW - 10),)), "Starting", "TrainerStarting", []),
     ("a trainer that was not heard: the head is read", seen(status=status(attempt()), pods=(pod(started=NOW - 61),)), "Starting", "TrainerStarting", [StartJob(Job.READ)]),
     ("training", seen(status=status(attempt()), pods=(pod(),), progress=TRAINING), "Running", "Training", []),
+    ("after the operator's restart a run still trains", seen(status=status(attempt(to_step=310), conditions=[RUNNING]), pods=(pod(started=NOW - 900),)), "Running", "Training", [StartJob(Job.READ)]),
+    ("and its bucket is spoken to while there are credentials", seen(status=status(attempt(), conditions=[RUNNING]), pods=(pod(started=NOW),), progress=TRAINING, storage=StorageSeen()), "Running", "Training", [StartJob(Job.READ)]),
+    ("a rested run's too", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], pruned=True), storage=StorageSeen()), "Succeeded", "Succeeded", [StartJob(Job.READ)]),
     ("conditioning", seen(status=status(attempt()), pods=(pod(),), progress=Progress(1, phase=Phase.CONDITIONING, heard=NOW)), "Starting", "Conditioning", []),
     ("a notice on the node is passed on", seen(status=status(attempt()), pods=(pod(),), progress=TRAINING, nodes={"node-a": NodeSeen("node-a", ready=True, notice="karpenter.sh/disrupted")}), "Running", "Interrupted", [DeletePod]),
     ("a pod that is being deleted saves", seen(status=status(attempt()), pods=(pod(deleting=True),), progress=TRAINING), "Running", "Interrupted", []),
@@ -82,9 +88,10 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("and asked to end", seen(status=status(attempt(**CLOSED), attempt(2)), pods=(pod(has_finalizer=False), pod(2, started=NOW)), progress=None), "Starting", "TrainerStarting", [DeletePod("timber-0b1c2-1", "pod-1")]),
     ("a pod without an entry is adopted", seen(pods=(pod(started=NOW),)), "Starting", "TrainerStarting", []),
     ("exit 0 is verified", seen(status=status(attempt()), pods=(ended(exit_code=0),)), "Running", "Verifying", [StartJob(Job.VERIFY)]),
-    ("verified is succeeded", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=VERIFIED)), "Succeeded", "ArtifactVerified", [StartJob(Job.PRUNE)]),
-    ("a bucket away is asked again", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=ArtifactChecked(False, False, "StorageUnreachable", "away", NOW - 16))), "Running", "Verifying", [StartJob(Job.VERIFY)]),
-    ("exit 0 without an artifact proves nothing", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=ArtifactChecked(False, True, "ArtifactMissing", "none", NOW))), "Pending", "ArtifactMissing", []),
+    ("verified is succeeded; nothing is deleted before that is stored", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=VERIFIED)), "Succeeded", "ArtifactVerified", []),
+    ("steps that were raised meanwhile are not there yet", seen(spec=spec(training={"steps": 501}), status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=VERIFIED)), "Running", "Verifying", [StartJob(Job.VERIFY)]),
+    ("a bucket away is asked again", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=ArtifactChecked(False, False, "StorageUnreachable", "away", NOW - 16, 500))), "Running", "Verifying", [StartJob(Job.VERIFY)]),
+    ("exit 0 without an artifact proves nothing", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=ArtifactChecked(False, True, "ArtifactMissing", "none", NOW, 500))), "Pending", "ArtifactMissing", []),
     ("a user's error ends the run", seen(status=status(attempt()), pods=(ended(exit_code=78, termination=Termination(exit_code=78, reason="EmptyDataset", message="put images there")),)), "Failed", "EmptyDataset", []),
     ("out of memory ends the run with advice", seen(status=status(attempt()), pods=(ended(container_reason="OOMKilled"),)), "Failed", "OutOfMemory", []),
     ("NaN comes again: no second try", seen(status=status(attempt()), pods=(ended(exit_code=1, termination=Termination(exit_code=1, reason="NaNLoss", message="lower it")),)), "Failed", "NaNLoss", []),
@@ -95,6 +102,9 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("keys that expired are a wait, no end", seen(status=status(attempt()), pods=(ended(exit_code=78, ended=NOW - 60, termination=Termination(exit_code=78, reason="AccessDenied", message="no")),), storage=StorageSeen(checked=StorageChecked(False, "AccessDenied", "check the keys", NOW - 5))), "Pending", "AccessDenied", []),
     ("fenced once: the next attempt at once", seen(status=status(attempt(cause="Fenced", reason="Fenced", ended=stamp(NOW - 1)))), "Starting", "AttemptCreated", [CreatePod]),
     ("fenced again: something holds the head", seen(status=status(attempt(cause="Fenced", ended=stamp(NOW - 9)), attempt(2, cause="Fenced", reason="Fenced", ended=stamp(NOW - 1)))), "Pending", "BackingOff", []),
+    ("a node's clock that is ahead delays nothing", seen(status=status(attempt()), pods=(ended(exit_code=75, deleting=True, started=NOW + 3000, ended=NOW + 3600),)), "Starting", "AttemptCreated", [CreatePod]),
+    ("nor does it hide that the bucket was asked", seen(status=status(attempt()), pods=(ended(exit_code=74, ended=NOW + 3600),), storage=StorageSeen(checked=StorageChecked(False, "AccessDenied", "check the keys", NOW))), "Pending", "AccessDenied", []),
+    ("a bare 137 by a clock that is far ahead is not waited for", seen(status=status(attempt()), pods=(ended(started=NOW + 3000, ended=NOW + 3600),)), "Starting", "AttemptCreated", [CreatePod]),
     ("a lost head is made anew", seen(status=status(attempt()), pods=(ended(exit_code=76, termination=Termination(exit_code=76, reason="HeadLost", message="head.json is gone")),)), "Pending", "HeadLost", [StartJob(Job.REBUILD)]),
     ("and then the run goes on", seen(status=status(attempt(cause="Fenced", reason="HeadLost", ended=stamp(NOW - 9))), storage=storage(rebuilt=Tidied(True, "HeadRebuilt", "step 50", NOW - 5))), "Starting", "AttemptCreated", [CreatePod]),
     ("a head that cannot be made anew is a wait", seen(status=status(attempt(cause="Fenced", reason="HeadLost", ended=stamp(NOW - 9))), storage=storage(rebuilt=Tidied(False, "NotVerified", "no owner mark", NOW - 5))), "Pending", "NotVerified", []),
@@ -111,7 +121,9 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("buried, the container still ends", seen(run=DELETING, status=status(attempt()), pods=(pod(deleting=True),), storage=storage(buried=Tidied(True, "", "", NOW))), "Deleting", "Stopping", []),
     ("ended: collect, and let the pod go", seen(run=DELETING, status=status(attempt()), pods=(ended(exit_code=75, deleting=True),)), "Deleting", "Collecting", [ReleasePod, StartJob(Job.COLLECT)]),
     ("collected: let the run go", seen(run=DELETING, status=status(attempt(**CLOSED)), storage=storage(collected=Tidied(True, "", "12 objects deleted", NOW))), "Deleting", "Collected", [RemoveFinalizer]),
+    ("what may not be deleted is listed as left behind", seen(run=DELETING, status=status(attempt(**CLOSED)), storage=storage(collected=Tidied(True, "NotOurs", "no mark", NOW))), "Deleting", "Collected", [Abandon, RemoveFinalizer]),
     ("a lost attempt may still write", seen(run=DELETING, status=status(attempt(**CLOSED)), pods=(pod(deleting=True, has_finalizer=False),), storage=storage(buried=Tidied(True, "", "", NOW)), nodes={"node-a": LOST}), "Deleting", "Stopping", []),
+    ("nor one that only the totals remember", seen(run=DELETING, status=status(attempt(30, **CLOSED), totals=Totals(attempts=10)), pods=(pod(3, deleting=True, has_finalizer=False),), storage=storage(buried=Tidied(True, "", "", NOW)), nodes={"node-a": LOST}), "Deleting", "Collecting", [StartJob(Job.COLLECT)]),
     ("but not for ever", seen(run=DELETING, status=status(attempt(**(CLOSED | {"ended": stamp(NOW - 121)}))), pods=(pod(deleting=True, has_finalizer=False),), storage=storage(buried=Tidied(True, "", "", NOW)), nodes={"node-a": LOST}), "Deleting", "Collecting", [StartJob(Job.COLLECT)]),
     ("a bucket away is tried again", seen(run=DELETING, status=status(attempt(**CLOSED)), storage=storage(collected=Tidied(False, "StorageUnreachable", "away", NOW - 16))), "Deleting", "CollectRetry", [StartJob(Job.COLLECT)]),
     ("with writers left only the head is buried again", seen(run=DELETING, status=status(attempt()), pods=(pod(deleting=True),), storage=storage(buried=Tidied(False, "StorageUnreachable", "away", NOW - 16))), "Deleting", "CollectRetry", [StartJob(Job.BURY)]),

@@ -48,6 +48,14 @@ def test_the_newest_that_verify_come_back(bucket: Bucket) -> None:
     assert store.read(bucket).head == head
 
 
+def test_what_was_written_over_a_head_is_replaced(bucket: Bucket) -> None:
+    store.mark_owner(bucket, store.Owner(run_uid=UID))
+    kept = [checkpoint(bucket, 1, 20)]
+    bucket.put(layout.HEAD, b"{garbage")
+    assert rebuild(bucket, run_uid=UID, attempt=2, keep=2).checkpoints == kept
+    assert store.read(bucket).head is not None
+
+
 def test_the_dead_attempt_stays_fenced_and_the_next_may_claim(bucket: Bucket) -> None:
     store.mark_owner(bucket, store.Owner(run_uid=UID))
     head = rebuild(bucket, run_uid=UID, attempt=3, keep=2)

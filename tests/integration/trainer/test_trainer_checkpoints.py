@@ -1,0 +1,174 @@
+"""The attempt's dealings with the head, call by call, on the real server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from lorafinetune.contract import layout
+from lorafinetune.contract.head import Fenced, HeadLost
+from lorafinetune.contract.manifest import SaveReason
+from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune.storage import errors, inventory
+from lorafinetune.storage.bucket import Bucket
+from lorafinetune_trainer.checkpoints import Checkpoints, Snapshot
+from tests.integration.trainer.faults import Fault, Kind, Proxy, proxy
+from tests.integration.trainer.s3 import Access
+
+Make = Callable[..., Checkpoints]
+
+
+@pytest.fixture
+def between(s3: Access) -> Iterator[Proxy]:
+    with proxy(s3.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def config(name: str) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "run": {"name": name, "uid": f"{name}-uid"},
+            "baseModel": {"source": "/unused"},
+            "dataset": {"source": "/unused"},
+            "storage": {"uri": "s3://loras/"},
+        }
+    )
+
+
+@pytest.fixture
+def bucket(s3: Access, config: RunConfig) -> Bucket:
+    return s3.bucket(str(config.prefix))
+
+
+@pytest.fixture
+def make(s3: Access, between: Proxy, config: RunConfig) -> Make:
+    """Make an attempt of the run that has claimed the head, and goes through the proxy."""
+
+    def attempt(number: int | None = None, pod: str = "") -> Checkpoints:
+        place = s3.at(between.endpoint).bucket(str(config.prefix))
+        made = Checkpoints(place, place.hasty(0.5), config, pod or f"pod-{number}")
+        made.claim(number, expect_head=False)
+        return made
+
+    return attempt
+
+
+def snapshot(step: int) -> Snapshot:
+    return Snapshot(step, step, {"lora.a": torch.full((3,), float(step))}, {"notFinite": 0})
+
+
+def folders(bucket: Bucket) -> list[str]:
+    return sorted({one.key.rpartition("/")[0] for one in bucket.walk() if "/" in one.key})
+
+
+def test_an_older_step_is_not_committed_after_a_newer_one(make: Make, bucket: Bucket) -> None:
+    """The rescue has overtaken a save that was under way."""
+    attempt = make(1)
+    assert attempt.commit(snapshot(4), SaveReason.YIELD) is not None
+    assert attempt.commit(snapshot(2), SaveReason.PERIODIC) is None
+    assert [entry.id for entry in attempt.head.checkpoints] == ["1-4"]
+    assert folders(bucket) == ["checkpoints/1-2", "checkpoints/1-4"]
+    attempt.tidy()
+    assert folders(bucket) == ["checkpoints/1-4"]
+
+
+def test_a_step_that_is_saved_again_keeps_its_manifest(
+    make: Make, bucket: Bucket, between: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The swap took effect, its answer was lost, and so was all that came after: the rescue tries the step again."""
+    attempt = make(1)
+    monkeypatch.setattr("lorafinetune.storage.head.SWAP_LIMIT", 0.0)
+    between.faults = [Fault(Kind.LOSE_ANSWER, "PUT", layout.HEAD, times=1)]
+    with pytest.raises(errors.Unreachable):
+        attempt.commit(snapshot(2), SaveReason.PERIODIC)
+    monkeypatch.undo()
+    entry = attempt.commit(snapshot(2), SaveReason.YIELD)
+    assert entry is not None
+    assert attempt.head.checkpoints == [entry]
+    found = inventory.verify(bucket, entry.folder, entry.manifest_sha256)
+    assert found.reason is SaveReason.PERIODIC
+
+
+def test_at_least_two_checkpoints_stay_at_each_moment(make: Make, bucket: Bucket) -> None:
+    attempt = make(1)
+    for step in range(1, 6):
+        attempt.commit(snapshot(step), SaveReason.PERIODIC)
+        named = [entry.folder.rstrip("/") for entry in attempt.head.checkpoints]
+        assert set(named) <= set(folders(bucket))
+        assert [entry.step for entry in attempt.head.checkpoints] == ([step - 1, step] if step > 1 else [1])
+        attempt.tidy()
+        assert folders(bucket) == named
+    assert attempt.head.garbage == []
+
+
+def test_what_was_committed_is_read_again(make: Make) -> None:
+    make(1).commit(snapshot(7), SaveReason.PERIODIC)
+    found = make(2).newest_verified()
+    assert found is not None
+    restored = found.snapshot()
+    assert (restored.step, restored.updates, dict(restored.scalars)) == (7, 7, {"notFinite": 0})
+    assert torch.equal(restored.tensors["lora.a"], torch.full((3,), 7.0))
+
+
+def test_by_hand_each_attempt_is_one_more(make: Make, between: Proxy) -> None:
+    assert make(None, "a").attempt == 1
+    between.faults = [Fault(Kind.LOSE_ANSWER, "PUT", layout.HEAD, times=2)]
+    assert make(None, "b").attempt == 2
+    assert make(None, "b").attempt == 2, "the same process asks twice"
+    assert make(None, "c").attempt == 3
+
+
+def test_a_fenced_attempt_changes_nothing_any_more(make: Make, bucket: Bucket) -> None:
+    zombie, _ = make(1), make(2)
+    with pytest.raises(Fenced):
+        zombie.commit(snapshot(1), SaveReason.PERIODIC)
+    with pytest.raises(Fenced):
+        zombie.publish(1, 1, {"lora": b"x"}, {})
+    later = make(3)
+    later.commit(snapshot(2), SaveReason.PERIODIC)
+    later.tidy()
+    assert folders(bucket) == ["checkpoints/3-2"]
+
+
+def test_a_head_that_is_known_and_gone_is_not_made_anew(make: Make, config: RunConfig, bucket: Bucket) -> None:
+    attempt = make(1)
+    bucket.delete([layout.HEAD])
+    with pytest.raises(HeadLost):
+        attempt.commit(snapshot(1), SaveReason.PERIODIC)
+    with pytest.raises(HeadLost):
+        Checkpoints(bucket, bucket, config, "p").claim(2, expect_head=True)
+
+
+def test_a_later_artifact_replaces_an_earlier_one(make: Make, bucket: Bucket) -> None:
+    make(1).publish(5, 5, {"lora": b"one"}, {})
+    later = make(2)
+    entry = later.publish(9, 9, {"lora": b"two"}, {"library.torch": "x"})
+    later.tidy()
+    assert folders(bucket) == ["artifacts/2"]
+    assert inventory.verify(bucket, entry.folder, entry.manifest_sha256).provenance == {"library.torch": "x"}
+
+
+def test_a_commit_with_a_deadline_gives_up_in_time(make: Make, between: Proxy) -> None:
+    attempt = make(1)
+    between.faults = [Fault(Kind.HANG, method, times=100) for method in ("PUT", "GET")]
+    started = time.monotonic()
+    with pytest.raises(errors.Unreachable):
+        attempt.commit(snapshot(1), SaveReason.YIELD, deadline=started + 3)
+    assert time.monotonic() - started < 6
+
+
+def test_large_states_are_put_in_parts(make: Make, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lorafinetune_trainer import state
+
+    split = state.split
+    monkeypatch.setattr(state, "split", lambda tensors: split(tensors, 100_000))
+    tensors = {f"t{number}": torch.full((8000,), float(number)) for number in range(7)}
+    make(1).commit(Snapshot(1, 1, tensors), SaveReason.PERIODIC)
+    assert len([one for one in bucket.walk("checkpoints/") if "state-" in one.key]) == 7
+    found = make(2).newest_verified()
+    assert found is not None
+    assert all(torch.equal(found.snapshot().tensors[name], tensor) for name, tensor in tensors.items())
