@@ -95,7 +95,7 @@ def _complain(error: Exception, screen: Screen, cluster: Cluster | None, folder:
     if logs.is_dir():
         (logs / "demo.log").write_text("".join(traceback.format_exception(error)))
     text = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
-    if not isinstance(error, DemoError):
+    if not isinstance(error, (DemoError, RuntimeError, OSError)):  # whose messages do not speak for themselves
         text = f"{text} ({type(error).__name__})"
     screen.section("The demo could not go on")
     screen.note(f"{text}. The logs are in {shown(logs)}/.")

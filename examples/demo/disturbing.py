@@ -16,7 +16,7 @@ NOTICE = 30.0
 """Seconds of notice. EC2 gives 120; the trainer needs few of them."""
 NODE_GONE = 5.0
 """Seconds after which a killed machine's Node object goes, as a cloud's controller sees to it."""
-START, TRAIN, RECOVER = 120.0, 600.0, 180.0
+START, TRAIN, RECOVER = 180.0, 600.0, 180.0
 """The longest waits: for the first step, for a good moment, for the next attempt."""
 
 
