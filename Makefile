@@ -23,7 +23,7 @@ demo: $(STAMP) ## One run on a local cluster, preempted twice, to a verified LoR
 test: lint programs ## All that a contributor needs: lint, unit, chart, integration on real servers, end to end
 	@$(BIN)/python -m pytest $(TESTS)
 
-test-unit: $(STAMP) ## The pure tests only, in seconds
+test-unit: $(STAMP) ## The pure tests only, in about a minute
 	@$(BIN)/python -m pytest tests/unit
 
 lint: $(STAMP) ## Format, style, types, walls, generated files

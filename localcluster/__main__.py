@@ -124,7 +124,11 @@ def programs(arguments: argparse.Namespace) -> int:
 
 def down(arguments: argparse.Namespace) -> int:
     """End a cluster, also one whose supervisor was killed."""
-    Cluster(arguments.name, arguments.dir).stop()
+    cluster = Cluster(arguments.name, arguments.dir)
+    if not cluster.directory.exists():
+        raise control.ControlError(f"no cluster in {cluster.directory}: `localcluster status` names those that run")
+    cluster.stop()
+    print(f"cluster {cluster.name} is ended")
     return 0
 
 

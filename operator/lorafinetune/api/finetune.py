@@ -208,7 +208,7 @@ class OnDemandSpec(OpenModel):
     """When to stop trying spot capacity, and what to use then."""
 
     pools: Annotated[list[PoolName], Field(min_length=1, max_length=16, json_schema_extra=listed("set"))]
-    """GPUPools with capacityType OnDemand, in the order in which they are tried."""
+    """GPUPools with capacityType OnDemand, best first. The first is used; the others must exist."""
     after_preemptions: Annotated[int, Field(ge=1, le=1000)] = 5
     """Preemptions after which the run goes on on these pools."""
 
@@ -230,7 +230,8 @@ class PlacementSpec(OpenModel):
     pools: Annotated[list[PoolName], Field(max_length=16, json_schema_extra=listed("set"))] = Field(
         default_factory=list
     )
-    """GPUPools in the order in which they are tried. Empty = every pool marked default, cheapest first."""
+    """GPUPools, best first. The first is used; the others must exist, and are not tried yet. Empty = the cheapest of
+    those that are marked default."""
     on_demand: OnDemandSpec | None = None
     """On-demand capacity to fall back to. Absent = never."""
 

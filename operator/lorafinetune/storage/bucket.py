@@ -134,6 +134,7 @@ class Bucket:
         self._client = client(attempts)
         self._once = client(1)
         self._endpoint = endpoint or "AWS S3"
+        self._elsewhere = endpoint is not None
 
     def below(self, prefix: str) -> Bucket:
         """Return the same bucket, below *prefix* (which ends with a slash) of this one."""
@@ -314,7 +315,10 @@ class Bucket:
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             raise errors.AccessDenied(f"no credentials for {where}: set storage.credentialsSecret") from error
         if not isinstance(error, ClientError):
-            raise errors.Unreachable(f"{self._endpoint} cannot be reached for {where}: {error}") from error
+            hint = "" if self._elsewhere else "; no storage.endpoint is set, which means AWS: is yours elsewhere?"
+            raise errors.Unreachable(
+                f"{self._endpoint} cannot be reached for bucket {self.location.bucket!r} ({type(error).__name__}){hint}"
+            ) from error
         code = _code(error)
         if code == "NoSuchBucket":
             raise errors.BucketMissing(
