@@ -63,7 +63,7 @@ class Operator:
         self._metrics = metrics
         self._namespaces: tuple[str | None, ...] = settings.namespaces or (None,)
         self._runs = Store(index=lambda run: [run["metadata"]["uid"]])
-        pods = {one: Store(index=_run_uid) for one in self._namespaces}
+        self._pods = pods = {one: Store(index=_run_uid) for one in self._namespaces}
         self._stores = Stores(self._runs, NamespacedStore(pods), Store(), Store())
         self._loop: Loop | None = None
         self._receiving = False
@@ -236,6 +236,10 @@ class Operator:
             runs, _ = await self._cluster.list_all(RUNS, namespace)
             for run in runs:
                 self._runs.take("ADDED", trim(run))
+        # A standby's watch may have been broken while the old leader made a pod: what it made must not look vanished.
+        for namespace, store in self._pods.items():
+            pods, version = await self._cluster.list_all(PODS, namespace, label_selector=seen.LABEL_RUN_UID)
+            store.replace([trim(pod) for pod in pods], version)
 
     async def _review(self, token: str) -> Identity | None:
         review = await self._cluster.review_token(token, AUDIENCE)
