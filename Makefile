@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TESTS ?= tests
+TESTS ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
@@ -21,7 +21,7 @@ demo: $(STAMP) ## One run on a local cluster, preempted twice, to a verified LoR
 	@$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
 
 test: lint programs ## All that a contributor needs: lint, unit, chart, integration on real servers, end to end
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m $(if $(TESTS),pytest $(TESTS),tests)
 
 test-unit: $(STAMP) ## The pure tests only, in about a minute
 	@$(BIN)/python -m pytest tests/unit
