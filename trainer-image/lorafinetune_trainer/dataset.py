@@ -22,7 +22,7 @@ from lorafinetune_trainer.failure import invalid
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-DECODED: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
+DECODED: Final = frozenset(layout.IMAGE_SUFFIXES)
 OTHER_IMAGES: Final = frozenset({".heic", ".heif", ".raw", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg", ".jxl"})
 """Images that people have and Pillow does not read."""
 CAPTIONS: Final = (".txt", ".caption")

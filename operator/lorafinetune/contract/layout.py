@@ -15,6 +15,9 @@ MANIFEST: Final = "manifest.json"
 LORA: Final = "pytorch_lora_weights.safetensors"
 """The LoRA in diffusers format, in the artifact's folder."""
 
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+"""Names of the files that are a data set's images, in lower case."""
+
 MAX_PART_BYTES: Final = 64 * 1024 * 1024
 """No object is larger: a plain PUT is atomic and, unlike a multipart upload, cannot leak parts."""
 

@@ -33,7 +33,7 @@ class Lora(Model):
 
     rank: Annotated[int, Field(ge=1, le=256)] = 16
     """Rank of the adapter matrices. 4 to 16 suits one subject; 32 and more suits a style. File size grows with it
-    (about 1.5 MB per rank on SDXL)."""
+    (about 6 MB per rank on SDXL, in float32)."""
     alpha: Annotated[float, Field(gt=0, le=1024)] | None = None
     """Scale of the adapter: its output is multiplied by alpha / rank. Default: equal to rank, that is, a scale of 1."""
 

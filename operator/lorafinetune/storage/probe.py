@@ -6,10 +6,10 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from lorafinetune.contract.layout import IMAGE_SUFFIXES
 from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
 
-IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LOOKED_AT: Final = 10_000
 """Keys of a data set's prefix that are looked at, at most, to find an image."""
 RACERS: Final = 8
@@ -61,11 +61,12 @@ def count_images(bucket: Bucket) -> int:
     """Return the number of image files (by name) among the first keys of a data set; raises EmptyDataset if none."""
     looked, images = 0, 0
     for looked, listed in enumerate(bucket.walk(limit=LOOKED_AT), start=1):  # noqa: B007 - told below
-        images += listed.key.lower().endswith(IMAGES)
+        images += listed.key.lower().endswith(IMAGE_SUFFIXES)
     if not images:
         what = f"{looked} objects, but no image" if looked else "nothing"
         raise EmptyDataset(
-            f"dataset.source {bucket.uri()} holds {what}: put {', '.join(IMAGES[:4])} files there, or mend the URI"
+            f"dataset.source {bucket.uri()} holds {what}: "
+            f"put {', '.join(IMAGE_SUFFIXES[:4])} files there, or mend the URI"
         )
     return images
 
