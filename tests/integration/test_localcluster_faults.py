@@ -89,7 +89,7 @@ class Look:
         return {f"{t['key']}:{t['effect']}" for t in (self.node(name) or {}).get("spec", {}).get("taints", [])}
 
     def condition(self, node: str, kind: str) -> tuple[str, str] | None:
-        for found in (self.node(node) or {"status": {"conditions": []}})["status"]["conditions"]:
+        for found in (self.node(node) or {}).get("status", {}).get("conditions", []):
             if found["type"] == kind:
                 return found["status"], found["reason"]
         return None
