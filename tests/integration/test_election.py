@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,13 @@ import pytest
 from lorafinetune.kube.client import LEASES, Cluster
 from lorafinetune.kube.election import Candidate, Terms, lead
 from lorafinetune.kube.errors import ClusterError
+from tests.integration import patience
 from tests.integration.tunnel import Tunnel
 
 QUICK = Terms(lease=3, renew=1.5, retry=0.2)
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-async def api(cluster: Any) -> AsyncIterator[Cluster]:
-    connection = await Cluster.connect(str(cluster.kubeconfig))
-    yield connection
-    await connection.close()
+until = partial(patience.until, seconds=20.0)
 
 
 class Replica:

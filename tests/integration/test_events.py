@@ -8,7 +8,8 @@ import datetime
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,10 @@ from lorafinetune.kube import events
 from lorafinetune.kube.client import CONFIGMAPS, EVENTS, Cluster
 from lorafinetune.kube.events import CONTROLLER, EventRecorder, Reference
 from lorafinetune.ratelimit import RateLimit
+from tests.integration import patience
 from tests.integration.tunnel import Tunnel
 
-
-async def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-async def api(cluster: Any) -> AsyncIterator[Cluster]:
-    connection = await Cluster.connect(str(cluster.kubeconfig))
-    yield connection
-    await connection.close()
+until = partial(patience.until, seconds=30.0)
 
 
 @pytest.fixture

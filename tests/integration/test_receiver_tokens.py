@@ -6,8 +6,6 @@ import asyncio
 import datetime
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import pytest
@@ -21,13 +19,6 @@ from lorafinetune.receiver.judge import Current, Delivery, Judge
 from lorafinetune.receiver.server import Receiver
 
 SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", namespaced=True)
-
-
-@pytest.fixture
-async def api(cluster: Any) -> AsyncIterator[Cluster]:
-    connection = await Cluster.connect(str(cluster.kubeconfig))
-    yield connection
-    await connection.close()
 
 
 async def make_pod(api: Cluster, namespace: str, name: str, *finalizers: str) -> str:

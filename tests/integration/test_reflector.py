@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from lorafinetune.kube.client import CONFIGMAPS, Cluster, Resource
 from lorafinetune.kube.reflector import Reflector
 from lorafinetune.kube.store import Change, Store
+from tests.integration import patience
 
 
 def configmap(name: str, owner: str = "nobody") -> dict[str, Any]:
@@ -23,18 +24,7 @@ def by_owner(thing: dict[str, Any]) -> list[str]:
     return [thing["metadata"]["labels"]["owner"]] if "labels" in thing["metadata"] else []
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-async def api(cluster: Any) -> AsyncIterator[Cluster]:
-    connection = await Cluster.connect(str(cluster.kubeconfig))
-    yield connection
-    await connection.close()
+until = partial(patience.until, seconds=30.0)
 
 
 @contextlib.asynccontextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lorafinetune.kube import client, errors
 from lorafinetune.kube.client import PODS, Cluster
 from lorafinetune.kube.reflector import Reflector
 from lorafinetune.kube.store import Change, Store
+from tests.integration import patience
 from tests.integration.tunnel import Tunnel
 
 
@@ -27,11 +28,7 @@ def pod(name: str) -> dict[str, Any]:
     }
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        await asyncio.sleep(0.02)
+until = partial(patience.until, seconds=60.0)
 
 
 def names(store: Store) -> set[str]:
@@ -47,13 +44,6 @@ async def following(reflector: Reflector) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-@pytest.fixture
-async def api(cluster: Any) -> AsyncIterator[Cluster]:
-    connection = await Cluster.connect(str(cluster.kubeconfig))
-    yield connection
-    await connection.close()
 
 
 async def restart(cluster: Any) -> None:
