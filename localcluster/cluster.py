@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -89,6 +89,15 @@ class FaultControl:
     def start_api_server(self) -> None:
         """Start the API server again, on the same port and data."""
         self._cluster.call("api-server-start", timeout=180)
+
+    @contextlib.contextmanager
+    def without_api_server(self) -> Iterator[None]:
+        """Kill the API server for as long as the block goes on; it is started again however the block ends."""
+        self.kill_api_server()
+        try:
+            yield
+        finally:
+            self.start_api_server()
 
     def kill_s3(self) -> None:
         """End the S3 server with SIGKILL; it stays away until `start_s3`."""

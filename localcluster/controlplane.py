@@ -150,7 +150,7 @@ class ControlPlane:
         """End the API server with SIGKILL, as a crash would; `start_api_server` brings it back."""
         process = self.processes["kube-apiserver"]
         process.kill()
-        await process.wait(10)
+        await process.wait(30)
 
     async def compact(self) -> int:
         """Compact etcd to its newest revision and return it: older resource versions are then 410 Gone."""

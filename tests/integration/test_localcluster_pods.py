@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from localcluster.cluster import Cluster
 from localcluster.images import SHELL
 from localcluster.waiting import eventually
+from tests.integration.processes import alive
 
 Json = dict[str, Any]
 NODE = "plain"
@@ -106,10 +106,6 @@ def room(cluster: Cluster, namespace: str, node: str) -> Room:
 
 def terminated(found: Json, index: int = 0) -> Json:
     return dict(found["status"]["containerStatuses"][index]["state"]["terminated"])
-
-
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def config_map(name: str, data: Json) -> Json:
@@ -473,10 +469,9 @@ def test_a_node_writes_what_happened_while_the_api_server_was_away(room: Room, c
     room.apply(pod("meanwhile", "echo $$$$ ready; exec sleep 300"))
     room.log_has("meanwhile", "ready")
     process = int(room.logs("meanwhile").split()[0])
-    cluster.faults.kill_api_server()
-    os.kill(process, signal.SIGTERM)
-    eventually(lambda: not alive(process), 5, "the container has ended")
-    cluster.faults.start_api_server()
+    with cluster.faults.without_api_server():
+        os.kill(process, signal.SIGTERM)
+        eventually(lambda: not alive(process), 20, "the container has ended")
     cluster.faults.compact()
     ended = terminated(room.phase("meanwhile", "Failed"))
     assert (ended["exitCode"], ended["signal"]) == (143, 15)
