@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import pytest
@@ -141,3 +142,26 @@ def test_mistakes_that_only_the_trainer_can_see_end_the_run(spoiled: Stage, home
     pods = stage.cluster.get("pods", "-n", home)["items"]
     assert len(pods) == len(FATAL), "nothing is tried twice that cannot work"
     assert {one["status"]["containerStatuses"][0]["restartCount"] for one in pods} == {0}
+
+
+def refused_creates(stage: Stage) -> int:
+    """How often the API server has said no to a new pod, by its own count."""
+    counted = stage.cluster.kubectl("get", "--raw", "/metrics")
+    wanted = [line for line in counted.splitlines() if line.startswith("apiserver_request_total{")]
+    marks = ('code="403"', 'resource="pods"', 'verb="POST"', 'subresource=""')
+    return sum(int(float(line.rsplit(" ", 1)[1])) for line in wanted if all(mark in line for mark in marks))
+
+
+def test_a_pod_that_is_refused_is_asked_for_now_and_then(stage: Stage, home: str) -> None:
+    quota = {"kind": "ResourceQuota", "apiVersion": "v1", "metadata": {"name": "none", "namespace": home}}
+    stage.cluster.apply(quota | {"spec": {"hard": {"count/pods": "0"}}})
+    stage.wait("the quota holds", lambda: stage.cluster.get("quota", "none", "-n", home)["status"].get("hard"), 30)
+    before = refused_creates(stage)
+    stage.cluster.apply(stage.run(home, "refused"))
+    bad = Bad({}, "Running", "CreateRefused", ("exceeded quota", "count/pods=1"))
+    check(stage, home, "refused", bad, seconds=60)
+    time.sleep(3)  # a loop that does not wait makes hundreds in that time
+    assert 1 <= refused_creates(stage) - before <= 2
+
+    stage.cluster.kubectl("delete", "quota", "none", "-n", home)
+    stage.wait("the pod is made", lambda: stage.status(home, "refused").get("attempt") == 1, 60)

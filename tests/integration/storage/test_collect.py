@@ -147,6 +147,16 @@ def test_a_store_that_ignores_conditions_is_refused(through: Bucket, bucket: Buc
     assert keys(bucket) == []
 
 
+@pytest.mark.parametrize("ask", [probe.probe_fencing, probe.probe_writing])
+def test_without_the_right_to_delete_nothing_is_written(
+    ask: Callable[[Bucket], None], through: Bucket, bucket: Bucket, between: Proxy
+) -> None:
+    between.faults = [Fault(Kind.DENY, method, times=1000) for method in ("DELETE", "POST")]
+    with pytest.raises(errors.AccessDenied):
+        ask(through)
+    assert keys(bucket) == [], "a run that asks again and again would fill the bucket with probes"
+
+
 def test_images_are_counted(bucket: Bucket) -> None:
     with pytest.raises(probe.EmptyDataset, match="holds nothing"):
         probe.count_images(bucket)

@@ -23,6 +23,8 @@ class Kind(StrEnum):
     DROP = "the connection is closed at once"
     BREAK_OFF = "half of the answer's body arrives"
     HANG = "no answer ever comes"
+    HOLD = "the request goes on when the proxy lets it go"
+    DENY = "the request is answered with 403"
     OVERRIDE = "the request's condition is ignored"
 
 
@@ -47,6 +49,7 @@ class Proxy:
     faults: list[Fault] = field(default_factory=list)
     happened: list[Kind] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
+    let_go: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next_fault(self, method: str, path: str) -> Fault | None:
@@ -88,6 +91,11 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             if kind is Kind.REFUSE:
                 self.reply(503, {}, b"<Error><Code>SlowDown</Code></Error>")
                 return
+            if kind is Kind.DENY:
+                self.reply(403, {}, b"<Error><Code>AccessDenied</Code></Error>")
+                return
+            if kind is Kind.HOLD:
+                state.let_go.wait(60)
             if fault and fault.override is not None:
                 key = unquote(urlsplit(self.path).path).split("/", 2)[2]
                 self.reply(200, {"ETag": fault.override(key, body)}, b"")

@@ -1,0 +1,72 @@
+"""Jobs of one run keep out of each other's way, on the real server."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any
+
+import pytest
+
+from lorafinetune.api.finetune import LoRAFineTuneSpec
+from lorafinetune.contract import layout
+from lorafinetune.engine.decision import Job
+from lorafinetune.engine.observation import RunSeen
+from lorafinetune.jobs import SECRET_LABEL, Jobs
+from lorafinetune.storage import head as stored
+from lorafinetune.storage.bucket import Bucket
+from tests.integration.patience import until
+from tests.integration.storage.test_collect import put
+from tests.integration.trainer.faults import Fault, Kind, Proxy
+from tests.integration.trainer.s3 import BUCKET, Access
+from tests.manifests import MINIMAL
+
+RUN = RunSeen(namespace="team", name="timber", uid="uid-of-the-run", generation=1, created=0.0)
+
+
+def spec(endpoint: str) -> LoRAFineTuneSpec:
+    storage = {
+        "uri": f"s3://{BUCKET}/jobs/",
+        "endpoint": endpoint,
+        "credentialsSecret": "keys",
+        "onDelete": "DeleteAll",
+    }
+    return LoRAFineTuneSpec.model_validate(MINIMAL["spec"] | {"storage": storage})
+
+
+@pytest.fixture
+def prefix(s3: Access) -> Bucket:
+    """The run's prefix: one checkpoint, and a head that somebody has deleted."""
+    bucket = s3.bucket(f"s3://{BUCKET}/{layout.run_prefix(f's3://{BUCKET}/jobs/', 'team', 'timber', RUN.uid).key}")
+    stored.mark_owner(bucket, stored.Owner(run_uid=RUN.uid))
+    put(bucket, "checkpoints/1-1/", state=b"x")
+    return bucket
+
+
+@pytest.mark.parametrize("earlier", [Job.PRUNE, Job.REBUILD])
+async def test_a_collection_waits_for_what_may_make_a_head(
+    earlier: Job, s3: Access, prefix: Bucket, between: Proxy
+) -> None:
+    async def secret(_namespace: str, _name: str) -> dict[str, Any]:
+        keys = {"AWS_ACCESS_KEY_ID": s3.key_id, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
+        data = {name: base64.b64encode(value.encode()).decode() for name, value in keys.items()}
+        return {"metadata": {"labels": {SECRET_LABEL: "true"}}, "data": data}
+
+    woken: list[str] = []
+    jobs = Jobs(read_secret=secret, wake=woken.append, clock=time.time)
+    run = spec(between.endpoint)
+    between.faults = [Fault(Kind.HOLD, suffix=layout.HEAD)]
+    jobs.start(earlier, RUN, run, attempt=1)
+    await until(lambda: Kind.HOLD in between.happened, "the head is about to be made anew", 10)
+
+    jobs.start(Job.COLLECT, RUN, run, attempt=1)
+    with pytest.raises(AssertionError, match="not within"):
+        await until(lambda: jobs.seen(RUN.uid).collected, "the collection overtakes", 1)
+    between.let_go.set()
+    await until(lambda: woken, "the first job has ended", 10)
+    assert [one.key for one in prefix.walk()], "nothing is collected behind the back of another job"
+
+    jobs.start(Job.COLLECT, RUN, run, attempt=1)
+    await until(lambda: jobs.seen(RUN.uid).collected, "it is collected now", 10)
+    assert [one.key for one in prefix.walk()] == []
+    await jobs.close()
