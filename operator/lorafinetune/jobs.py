@@ -30,6 +30,8 @@ Object = dict[str, Any]
 ReadSecret = Callable[[str, str], Awaitable[Object | None]]
 
 THREADS: Final = 8
+WRITERS: Final = frozenset({Job.CHECK, Job.MARK, Job.REBUILD, Job.PRUNE})
+"""Jobs that put objects below the run's prefix."""
 SECRET_LABEL: Final = "lorafinetune.io/storage"
 
 _log = logging.getLogger(__name__)
@@ -92,8 +94,8 @@ class Jobs:
     def start(self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> None:
         """Start *job* unless it is running for that run."""
         desk = self._desks.setdefault(run.uid, _Desk())
-        if job in (Job.BURY, Job.COLLECT) and not desk.running.keys().isdisjoint((Job.REBUILD, Job.PRUNE)):
-            return  # a head made anew must not appear behind a collection; that job's end wakes the run
+        if job in (Job.BURY, Job.COLLECT) and not desk.running.keys().isdisjoint(WRITERS):
+            return  # what they write must not appear behind a collection; that job's end wakes the run
         if job not in desk.running:
             desk.running[job] = asyncio.create_task(self._run(job, desk, run, spec, attempt))
 
@@ -138,6 +140,8 @@ class Jobs:
         match job:
             case Job.CHECK:
                 return {"checked": StorageChecked(False, reason, message, now)}
+            case Job.MARK:
+                return {"marked": Tidied(False, reason, message, now)}
             case Job.READ:
                 return {"read": now}
             case Job.VERIFY:
@@ -180,13 +184,18 @@ class Jobs:
         now = self._clock()
         match job:
             case Job.CHECK:
-                return {"checked": self._check(spec, credentials)}
+                return {"checked": self._check(bucket, spec, credentials)}
+            case Job.MARK:
+                heads.mark_owner(bucket, _owner(run))
+                return {"marked": Tidied(True, "Ready", f"{bucket.uri(layout.OWNER)} is there", now)}
             case Job.READ:
                 head = heads.read(bucket).head
                 return {"newest": head.newest if head is not None else None, "read": now}
             case Job.VERIFY:
                 return {"artifact": _verify(bucket, spec, now)}
             case Job.REBUILD:
+                if next(bucket.walk(limit=1), None) is None:  # somebody emptied the prefix of a run that goes on
+                    heads.mark_owner(bucket, _owner(run))
                 return {"rebuilt": _rebuild(bucket, run, spec, attempt, now)}
             case Job.PRUNE:
                 if heads.read(bucket).head is None:
@@ -210,13 +219,12 @@ class Jobs:
         kept = f", {done.kept} of the artifact kept" if done.kept else ""
         return Tidied(True, "Collected", f"{done.deleted} objects deleted{kept}", now)
 
-    def _check(self, spec: LoRAFineTuneSpec, credentials: Credentials | None) -> StorageChecked:
-        storage = self._open(spec, layout.folder(spec.storage.uri), credentials)
-        store = (spec.storage.endpoint, storage.location.bucket)
+    def _check(self, bucket: Bucket, spec: LoRAFineTuneSpec, credentials: Credentials | None) -> StorageChecked:
+        store = (spec.storage.endpoint, bucket.location.bucket)
         if spec.storage.unsafe_no_fencing or store in self._fencing:
-            probe.probe_writing(storage)
+            probe.probe_writing(bucket)
         else:
-            probe.probe_fencing(storage)
+            probe.probe_fencing(bucket)
             self._fencing.add(store)
         message = f"{spec.storage.uri} can be written"
         if spec.storage.unsafe_no_fencing:
@@ -253,6 +261,10 @@ def _keys(secret: Object, name: str) -> Credentials:
             "CredentialsIncomplete", f"Secret {name!r} lacks the key {' and '.join(missing)}: add it"
         )
     return Credentials(found[runconfig.KEY_ID], found[runconfig.SECRET_KEY], found.get(runconfig.SESSION_TOKEN))
+
+
+def _owner(run: RunSeen) -> heads.Owner:
+    return heads.Owner(run_uid=run.uid, namespace=run.namespace, name=run.name)
 
 
 def _rebuild(bucket: Bucket, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int, now: float) -> Tidied:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract import head as heads
-from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry, ConditioningEntry, Head
+from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry, ConditioningEntry, Head, HeadLost
 from lorafinetune.contract.manifest import File, Manifest, SaveReason
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
@@ -78,15 +78,24 @@ class Checkpoints:
     def claim(self, attempt: int | None, *, expect_head: bool) -> Head:
         """Take the head for *attempt* (None: one more than the highest) and return it; raises Fenced or HeadLost.
 
-        With *expect_head*, a missing head is a lost one: somebody knew a checkpoint that it must have named.
+        With *expect_head*, a missing head is a lost one: somebody knew a checkpoint that it must have named. An attempt
+        with a number was made by an operator, who has put the owner mark before; where neither mark nor head are, the
+        run has been collected, and nothing may be written any more.
         """
-        run = self._config.run
+        run, by_operator = self._config.run, attempt is not None
         try:
-            stored.mark_owner(self._bucket, stored.Owner(run_uid=run.uid, namespace=run.namespace, name=run.name))
+            if not (by_operator and stored.is_marked(self._bucket, run.uid)):
+                if by_operator and stored.read(self._bucket).head is None:
+                    raise self._collected()
+                owner = stored.Owner(run_uid=run.uid, namespace=run.namespace, name=run.name)
+                stored.mark_owner(self._bucket, owner)
         except errors.Conflict as error:
             raise invalid("StorageTaken", str(error)) from error
+        made_anew = False
 
         def transition(head: Head | None) -> Head:
+            nonlocal made_anew
+            made_anew = made_anew or head is None
             if head is None and expect_head:
                 raise heads.HeadLost(
                     f"{self._bucket.uri(layout.HEAD)} is gone, though a checkpoint of the run is known"
@@ -98,7 +107,19 @@ class Checkpoints:
 
         self.head = stored.change(self._bucket, transition)
         self.attempt = self.head.attempt
+        # A collection that ended meanwhile deleted the mark, and looked for a head like this one after that: whichever
+        # of the two comes last sees the other.
+        if by_operator and made_anew and not stored.is_marked(self._bucket, run.uid):
+            self._bucket.delete([layout.HEAD])
+            raise self._collected()
         return self.head
+
+    def _collected(self) -> HeadLost:
+        where = self._bucket.uri()
+        return HeadLost(
+            f"{where} has neither head nor owner mark: the run has been deleted, or somebody emptied its prefix. "
+            "The operator puts the mark before the first attempt; by hand leave --attempt out"
+        )
 
     def pin(self, plan: Plan, conditioning: ConditioningEntry) -> Head:
         """Write plan and conditioning into the head, where none are yet; return the head with those that count."""

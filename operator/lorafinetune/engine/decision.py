@@ -50,6 +50,7 @@ class Job(StrEnum):
     """Work on the bucket that takes time: it runs beside the loop, and its answer wakes it."""
 
     CHECK = "check"
+    MARK = "mark"
     READ = "read"
     VERIFY = "verify"
     REBUILD = "rebuild"

@@ -35,7 +35,7 @@ def deleting(now: Settled) -> Decision | None:
     if not seen.run.has_finalizer:
         return conclude(now, "Deleting", "Released", "the run is let go")
     stop = _stop(now)
-    if not now.status.attempts and not now.status.attempt and not seen.pods:
+    if now.status.start_time is None and not now.status.attempts and not now.status.attempt and not seen.pods:
         return conclude(
             now, "Deleting", "Released", "the run never started: nothing to collect", actions=[RemoveFinalizer()]
         )

@@ -113,7 +113,7 @@ class ArtifactChecked:
 
 @dataclass(frozen=True, slots=True)
 class Tidied:
-    """Whether the bucket is rid of what nobody asked to keep."""
+    """Whether the prefix is as it should be: marked, rebuilt, or rid of what nobody asked to keep."""
 
     done: bool
     reason: str
@@ -130,6 +130,8 @@ class StorageSeen:
     """The newest checkpoint in the head as last read."""
     read: float | None = None
     """When the head was last read."""
+    marked: Tidied | None = None
+    """Before the first attempt: the prefix carries the run's owner mark, without which no attempt may begin there."""
     artifact: ArtifactChecked | None = None
     rebuilt: Tidied | None = None
     """After the head was lost: it has been made anew from the manifests."""

@@ -293,13 +293,40 @@ def refused(now: Settled) -> Decision | None:
     return conclude(now, "Pending", refusal.reason, refusal.message, again=left, warn=True)
 
 
+def unstarted(now: Settled) -> Decision | None:
+    """Write down that the run starts, before there is anything of it that would have to be collected."""
+    if now.status.start_time is not None:
+        return None
+    # From then on, too, the API server refuses changes of which the pod would not know.
+    status = now.status.model_copy(update={"start_time": stamp(now.seen.now)})
+    return conclude(now, "Starting", "Starting", "the first attempt is being made", status=status, again=0.0)
+
+
+def unmarked(now: Settled) -> Decision | None:
+    """Put the owner mark before the first attempt: one that starts after the collection finds none, and ends."""
+    marked = now.seen.storage.marked
+    if now.status.attempt or (marked is not None and marked.done):
+        return None
+    again = marked is None or now.seen.now - marked.time >= RETRY_STORAGE
+    actions = [StartJob(Job.MARK)] if again else []
+    if marked is None:
+        message = "putting the owner mark into the bucket"
+        return conclude(now, "Starting", "MarkingStorage", message, actions=actions, again=RETRY_STORAGE)
+    return conclude(
+        now,
+        "Pending",
+        marked.reason,
+        marked.message,
+        storage_ready=ConditionStatus.FALSE,
+        actions=actions,
+        again=RETRY_STORAGE,
+        warn=True,
+    )
+
+
 def next_attempt(now: Settled) -> Decision | None:
     """Nothing stands in the way: make the next attempt, from the newest checkpoint."""
-    seen, status = now.seen, now.status
-    if status.start_time is None:
-        # Stored before there is a pod: from then on the API server refuses changes of which the pod would not know.
-        status = status.model_copy(update={"start_time": stamp(seen.now)})
-        return conclude(now, "Starting", "Starting", "the first attempt is being made", status=status, again=0.0)
+    status = now.status
     placed = _placed(now)
     assert isinstance(placed, pools.Placed), "unplaceable speaks first"
     number = (status.attempt or 0) + 1
@@ -329,6 +356,8 @@ CHAIN: Final[tuple[Rule, ...]] = (
     storage_unready,
     backing_off,
     refused,
+    unstarted,
+    unmarked,
     next_attempt,
 )
 

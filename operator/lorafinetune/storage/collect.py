@@ -39,23 +39,33 @@ def bury(bucket: Bucket, *, run_uid: str, attempt: int, keep_artifact: bool) -> 
     """Make the head a tombstone, then delete all but head, mark and (if kept) the artifact that the head names."""
     if not is_ours(bucket, run_uid):
         return _foreign(bucket)
+    buried = _bury(bucket, run_uid=run_uid, attempt=attempt, keep_artifact=keep_artifact)
+    return _clear(bucket, buried, keep_artifact=keep_artifact)
+
+
+def _bury(bucket: Bucket, *, run_uid: str, attempt: int, keep_artifact: bool) -> Head:
     found = None
     if keep_artifact and store.read(bucket).head is None:
         # Lost, or a collection was interrupted after the head went: the product is still to be kept.
         found = inventory.newest_artifact(bucket, run_uid)
-    buried = store.change(bucket, lambda head: heads.bury(head, run_uid=run_uid, attempt=attempt, found=found))
-    return _clear(bucket, buried, keep_artifact=keep_artifact)
+    return store.change(bucket, lambda head: heads.bury(head, run_uid=run_uid, attempt=attempt, found=found))
 
 
 def collect(bucket: Bucket, *, run_uid: str, attempt: int, keep_artifact: bool) -> Collected:
-    """Finish when nobody can write any more: clear once more, then delete the head and, last, the mark."""
+    """Finish when nobody can write any more: clear once more, then delete the head and, last, the mark.
+
+    An attempt that claims between these two finds the mark, and makes a head: so the prefix is cleared once again when
+    the mark is gone, for whoever claims after that finds none.
+    """
     if not is_ours(bucket, run_uid):
         return _foreign(bucket)
-    cleared = bury(bucket, run_uid=run_uid, attempt=attempt, keep_artifact=keep_artifact)
+    buried = _bury(bucket, run_uid=run_uid, attempt=attempt, keep_artifact=keep_artifact)
+    cleared = _clear(bucket, buried, keep_artifact=keep_artifact)
     for last in (layout.HEAD, layout.OWNER):
         if not _purge(bucket, last.__eq__):  # where it is done, a plain delete would only add a marker
             bucket.delete([last])
-    return Collected(cleared.deleted + 2, cleared.kept)
+    late = _clear(bucket, buried, keep_artifact=keep_artifact, but=())
+    return Collected(cleared.deleted + 2 + late.deleted, cleared.kept)
 
 
 def prune(bucket: Bucket, *, run_uid: str) -> Collected:
@@ -74,11 +84,14 @@ def prune(bucket: Bucket, *, run_uid: str) -> Collected:
     return cleared
 
 
-def _clear(bucket: Bucket, head: Head, *, keep_artifact: bool) -> Collected:
+def _clear(
+    bucket: Bucket, head: Head, *, keep_artifact: bool, but: tuple[str, ...] = (layout.HEAD, layout.OWNER)
+) -> Collected:
+    """Delete all but the objects *but* and, if kept, the artifact that *head* names."""
     kept = head.artifact.folder if keep_artifact and head.artifact is not None else None
 
     def stays(key: str) -> bool:
-        return key in (layout.HEAD, layout.OWNER) or (kept is not None and key.startswith(kept))
+        return key in but or (kept is not None and key.startswith(kept))
 
     keys = [one.key for one in bucket.walk()]
     garbage = [key for key in keys if not stays(key)]

@@ -122,19 +122,25 @@ def mark_owner(
         try:
             with contextlib.suppress(errors.Conflict):  # what lies there is read below
                 bucket.create(layout.OWNER, canonical.encode(owner.to_json()))
-            found = read_owner(bucket)
+            marked = is_marked(bucket, owner.run_uid)
         except errors.Unreachable as error:
             if clock() + pause > deadline:
                 raise errors.Unreachable(f"the owner mark of {bucket.uri()} could not be written: {error}") from error
         else:
-            if found is not None and found.run_uid != owner.run_uid:
-                raise errors.Conflict(f"{bucket.uri()} belongs to run {found.run_uid}: name another storage.uri")
-            if found is not None:
+            if marked:
                 return
             if clock() + pause > deadline:
                 raise errors.Unreachable(f"the owner mark of {bucket.uri()} vanishes as soon as it is written")
         sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 2, MAX_PAUSE)
+
+
+def is_marked(bucket: Bucket, run_uid: str) -> bool:
+    """Whether the prefix carries this run's mark; raises Conflict where it carries another run's."""
+    found = read_owner(bucket)
+    if found is not None and found.run_uid != run_uid:
+        raise errors.Conflict(f"{bucket.uri()} belongs to run {found.run_uid}: name another storage.uri")
+    return found is not None
 
 
 def read_owner(bucket: Bucket) -> Owner | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -34,26 +35,38 @@ def spec(endpoint: str) -> LoRAFineTuneSpec:
     return LoRAFineTuneSpec.model_validate(MINIMAL["spec"] | {"storage": storage})
 
 
+def place(s3: Access) -> Bucket:
+    """The run's prefix."""
+    return s3.bucket(f"s3://{BUCKET}/{layout.run_prefix(f's3://{BUCKET}/jobs/', 'team', 'timber', RUN.uid).key}")
+
+
 @pytest.fixture
 def prefix(s3: Access) -> Bucket:
-    """The run's prefix: one checkpoint, and a head that somebody has deleted."""
-    bucket = s3.bucket(f"s3://{BUCKET}/{layout.run_prefix(f's3://{BUCKET}/jobs/', 'team', 'timber', RUN.uid).key}")
+    """The run's prefix with one checkpoint, and no head: somebody has deleted it."""
+    bucket = place(s3)
     stored.mark_owner(bucket, stored.Owner(run_uid=RUN.uid))
     put(bucket, "checkpoints/1-1/", state=b"x")
     return bucket
 
 
-@pytest.mark.parametrize("earlier", [Job.PRUNE, Job.REBUILD])
-async def test_a_collection_waits_for_what_may_make_a_head(
-    earlier: Job, s3: Access, prefix: Bucket, between: Proxy
-) -> None:
+@pytest.fixture
+async def jobs(s3: Access) -> AsyncIterator[Jobs]:
+    """Jobs with the run's keys."""
+
     async def secret(_namespace: str, _name: str) -> dict[str, Any]:
         keys = {"AWS_ACCESS_KEY_ID": s3.key_id, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
         data = {name: base64.b64encode(value.encode()).decode() for name, value in keys.items()}
         return {"metadata": {"labels": {SECRET_LABEL: "true"}}, "data": data}
 
-    woken: list[str] = []
-    jobs = Jobs(read_secret=secret, wake=woken.append, clock=time.time)
+    made = Jobs(read_secret=secret, wake=lambda _uid: None, clock=time.time)
+    yield made
+    await made.close()
+
+
+@pytest.mark.parametrize("earlier", [Job.PRUNE, Job.REBUILD])
+async def test_a_collection_waits_for_what_may_make_a_head(
+    earlier: Job, jobs: Jobs, prefix: Bucket, between: Proxy
+) -> None:
     run = spec(between.endpoint)
     between.faults = [Fault(Kind.HOLD, suffix=layout.HEAD)]
     jobs.start(earlier, RUN, run, attempt=1)
@@ -63,10 +76,42 @@ async def test_a_collection_waits_for_what_may_make_a_head(
     with pytest.raises(AssertionError, match="not within"):
         await until(lambda: jobs.seen(RUN.uid).collected, "the collection overtakes", 1)
     between.let_go.set()
-    await until(lambda: woken, "the first job has ended", 10)
+    await until(lambda: jobs.seen(RUN.uid).pruned or jobs.seen(RUN.uid).rebuilt, "the first job has ended", 10)
     assert [one.key for one in prefix.walk()], "nothing is collected behind the back of another job"
 
     jobs.start(Job.COLLECT, RUN, run, attempt=1)
     await until(lambda: jobs.seen(RUN.uid).collected, "it is collected now", 10)
     assert [one.key for one in prefix.walk()] == []
-    await jobs.close()
+
+
+async def test_the_mark_is_put_once_and_collected(jobs: Jobs, s3: Access) -> None:
+    run, bucket = spec(s3.endpoint), place(s3)
+    for _ in range(2):
+        jobs.start(Job.MARK, RUN, run, attempt=0)
+        await until(lambda: (seen := jobs.seen(RUN.uid).marked) and seen.done, "it is marked", 10)
+    assert [one.key for one in bucket.walk()] == [layout.OWNER]
+
+    def collected() -> Any:
+        jobs.start(Job.COLLECT, RUN, run, attempt=0)  # again and again, as the loop does: a MARK may still be under way
+        return jobs.seen(RUN.uid).collected
+
+    await until(collected, "it is collected", 10)
+    assert [one.key for one in bucket.walk()] == []
+
+
+async def test_a_living_run_whose_prefix_was_emptied_begins_anew(jobs: Jobs, s3: Access, prefix: Bucket) -> None:
+    prefix.delete([one.key for one in prefix.walk()])
+    jobs.start(Job.REBUILD, RUN, spec(s3.endpoint), attempt=3)
+    await until(lambda: jobs.seen(RUN.uid).rebuilt, "it has an answer", 10)
+    rebuilt = jobs.seen(RUN.uid).rebuilt
+    assert rebuilt is not None
+    assert rebuilt.done, rebuilt
+    assert [one.key for one in prefix.walk()] == [layout.HEAD, layout.OWNER]
+    prefix.delete([layout.HEAD, layout.OWNER])
+
+
+async def test_a_prefix_that_was_emptied_after_success_stays_so(jobs: Jobs, s3: Access, prefix: Bucket) -> None:
+    prefix.delete([one.key for one in prefix.walk()])
+    jobs.start(Job.PRUNE, RUN, spec(s3.endpoint), attempt=3)
+    await until(lambda: jobs.seen(RUN.uid).pruned, "it has an answer", 10)
+    assert [one.key for one in prefix.walk()] == []

@@ -30,13 +30,14 @@ class Kind(StrEnum):
 
 @dataclass
 class Fault:
-    """Happens to the next *times* requests of *method* whose path ends with *suffix*."""
+    """Happens to the next *times* requests of *method* whose path ends with *suffix* and whose body has *body*."""
 
     kind: Kind
     method: str = "PUT"
     suffix: str = ""
     times: int = 1
     contains: str = ""
+    body: bytes = b""
     override: Callable[[str, bytes], str] | None = None
     """Writes an object whatever its condition says, given key and body, and returns its ETag."""
 
@@ -52,11 +53,12 @@ class Proxy:
     let_go: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def next_fault(self, method: str, path: str) -> Fault | None:
+    def next_fault(self, method: str, path: str, body: bytes) -> Fault | None:
         with self.lock:
             self.seen.append((method, path))
             for fault in self.faults:
-                if fault.times and fault.method == method and path.endswith(fault.suffix) and fault.contains in path:
+                meant = method == fault.method and path.endswith(fault.suffix) and fault.contains in path
+                if fault.times and meant and fault.body in body:
                     fault.times -= 1
                     self.happened.append(fault.kind)
                     return fault
@@ -81,7 +83,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            fault = state.next_fault(self.command, urlsplit(self.path).path)
+            fault = state.next_fault(self.command, urlsplit(self.path).path, body)
             kind = fault.kind if fault else None
             if kind is Kind.HANG:
                 time.sleep(60)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from localcluster.waiting import eventually
 from lorafinetune.contract import layout
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune.storage import errors, inventory
+from lorafinetune.storage import collect, errors, inventory
+from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.checkpoints import Checkpoints, Snapshot
 from tests.integration.trainer.faults import Fault, Kind, Proxy, proxy
@@ -45,16 +48,23 @@ def bucket(s3: Access, config: RunConfig) -> Bucket:
 
 
 @pytest.fixture
-def make(s3: Access, between: Proxy, config: RunConfig) -> Make:
+def make(s3: Access, between: Proxy, config: RunConfig, bucket: Bucket) -> Make:
     """Make an attempt of the run that has claimed the head, and goes through the proxy."""
 
     def attempt(number: int | None = None, pod: str = "") -> Checkpoints:
+        if number is not None:
+            mark(bucket, config)
         place = s3.at(between.endpoint).bucket(str(config.prefix))
         made = Checkpoints(place, place.hasty(0.5), config, pod or f"pod-{number}")
         made.claim(number, expect_head=False)
         return made
 
     return attempt
+
+
+def mark(bucket: Bucket, config: RunConfig) -> None:
+    """Put the owner mark, as the operator does before the first attempt."""
+    stored.mark_owner(bucket, stored.Owner(run_uid=config.run.uid))
 
 
 def snapshot(step: int) -> Snapshot:
@@ -141,6 +151,53 @@ def test_a_head_that_is_known_and_gone_is_not_made_anew(make: Make, config: RunC
         attempt.commit(snapshot(1), SaveReason.PERIODIC)
     with pytest.raises(HeadLost):
         Checkpoints(bucket, bucket, config, "p").claim(2, expect_head=True)
+
+
+def test_an_attempt_that_starts_after_the_collection_writes_nothing(config: RunConfig, bucket: Bucket) -> None:
+    late = Checkpoints(bucket, bucket, config, "p")
+    with pytest.raises(HeadLost, match="neither head nor owner mark"):
+        late.claim(1, expect_head=False)
+    assert list(bucket.walk()) == []
+
+
+def test_a_mark_that_somebody_deleted_alone_is_put_again(make: Make, bucket: Bucket) -> None:
+    make(1)
+    bucket.delete([layout.OWNER])
+    make(2)
+    assert stored.read_owner(bucket) is not None
+
+
+def test_a_claim_in_the_middle_of_which_the_run_is_collected(
+    make: Make, config: RunConfig, bucket: Bucket, between: Proxy
+) -> None:
+    mark(bucket, config)
+    between.faults = [Fault(Kind.HOLD, "PUT", layout.HEAD)]
+    with ThreadPoolExecutor() as beside:
+        claiming = beside.submit(make, 1)
+        eventually(lambda: between.happened, 10, "the claim is about to write")
+        collect.collect(bucket, run_uid=config.run.uid, attempt=0, keep_artifact=False)
+        between.let_go.set()
+        with pytest.raises(HeadLost, match="neither head nor owner mark"):
+            claiming.result(30)
+    assert list(bucket.walk()) == []
+
+
+def test_a_collection_in_the_middle_of_which_the_run_is_claimed(
+    s3: Access, make: Make, config: RunConfig, bucket: Bucket, between: Proxy
+) -> None:
+    mark(bucket, config)
+    between.faults = [Fault(Kind.HOLD, "POST", body=layout.OWNER.encode())]
+    through = s3.at(between.endpoint).bucket(str(config.prefix))
+    with ThreadPoolExecutor() as beside:
+        collecting = beside.submit(collect.collect, through, run_uid=config.run.uid, attempt=0, keep_artifact=False)
+        eventually(lambda: between.happened, 10, "the mark is about to be deleted, the head is gone")
+        attempt = make(1)
+        between.let_go.set()
+        collecting.result(30)
+    assert list(bucket.walk()) == []
+    with pytest.raises(HeadLost):
+        attempt.commit(snapshot(1), SaveReason.PERIODIC)
+    assert list(bucket.walk()) == []
 
 
 def test_a_later_artifact_replaces_an_earlier_one(make: Make, bucket: Bucket) -> None:

@@ -165,6 +165,14 @@ def test_a_head_that_vanished_ends_it(trainers: Trainers, name: str) -> None:
     assert stored.read(run.bucket).head is None
 
 
+def test_a_pod_that_starts_after_its_run_was_collected_leaves_nothing(trainers: Trainers, name: str) -> None:
+    run = trainers.run(name)
+    late = run.start("--attempt", "1")
+    assert late.end(30) == 76
+    assert late.last_words.reason == "HeadLost"
+    assert list(run.bucket.walk()) == []
+
+
 @pytest.mark.parametrize("kind", [Kind.LOSE_ANSWER, Kind.ERROR_AFTER, Kind.REFUSE, Kind.DROP])
 def test_answers_to_head_swaps_get_lost(kind: Kind, trainers: Trainers, reference: str, name: str) -> None:
     with proxy(trainers.s3.endpoint) as between:

@@ -8,7 +8,7 @@ from typing import Any
 from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
 from lorafinetune.api.status import AttemptStatus, LoRAFineTuneStatus
-from lorafinetune.engine.observation import NodeSeen, Observation, PodSeen, RunSeen, StorageChecked, StorageSeen
+from lorafinetune.engine.observation import NodeSeen, Observation, PodSeen, RunSeen, StorageChecked, StorageSeen, Tidied
 from lorafinetune.engine.times import stamp
 
 NOW = 1_800_000_000.0
@@ -81,7 +81,11 @@ def status(*attempts: AttemptStatus, **changes: Any) -> LoRAFineTuneStatus:
     return plain.model_copy(update=changes)
 
 
-READY = StorageSeen(checked=StorageChecked(True, "Ready", "s3://loras/ can be written", NOW - 200), read=NOW - 200)
+READY = StorageSeen(
+    checked=StorageChecked(True, "Ready", "s3://loras/ can be written", NOW - 200),
+    marked=Tidied(True, "Marked", "the mark is there", NOW - 200),
+    read=NOW - 200,
+)
 
 
 def seen(**changes: Any) -> Observation:

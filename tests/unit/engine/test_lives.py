@@ -66,6 +66,7 @@ class World:
     durable: int = 0
     steps: dict[int, int] = field(default_factory=dict)
     artifact: bool = False
+    marked: bool = False
     last: Decision | None = None
 
     def observe(self) -> Observation:
@@ -98,6 +99,7 @@ class World:
             self.forget()
             return
         if any(isinstance(action, RemoveFinalizer) for action in decision.actions):
+            assert not self.marked, "the owner mark is left behind"
             self.gone = True
             return
         assert (decision.status.step or 0) >= (self.status.step or 0), "the step went down"
@@ -125,6 +127,7 @@ class World:
             return  # 409: ours already
         assert self.run.has_finalizer, "a pod was made for a run that is not held"
         assert self.run.deleting_since is None
+        assert self.marked, "an attempt that finds no owner mark cannot begin"
         for pod in self.pods.values():
             node = self.nodes.get(pod.node or "")
             assert pod.is_over or node is None or not node.ready, f"a second live attempt beside {pod}"
@@ -154,6 +157,9 @@ class World:
                 self.storage = replace(
                     self.storage, checked=StorageChecked(True, "Ready", "it can be written", self.now)
                 )
+            case Job.MARK:
+                self.marked = True
+                self.storage = replace(self.storage, marked=Tidied(True, "", "", self.now))
             case Job.VERIFY:
                 found = ArtifactStatus(uri="s3://loras/a/", file="x", sha256=ZERO, size=1) if self.artifact else None
                 self.storage = replace(
@@ -174,6 +180,7 @@ class World:
                 for pod in self.pods.values():
                     node = self.nodes.get(pod.node or "")
                     assert pod.is_over or node is None or not node.ready, "collected under a living trainer"
+                self.marked = False
                 self.storage = replace(self.storage, collected=Tidied(True, "", "0 objects deleted", self.now))
 
     def end(self, pod: PodSeen, exit_code: int | None, **changes: Any) -> None:
