@@ -49,6 +49,12 @@ def prefix(s3: Access) -> Bucket:
     return bucket
 
 
+def collected(jobs: Jobs, run: LoRAFineTuneSpec) -> Any:
+    """Ask for the collection again and again, as the loop does, for it may have to wait for another job."""
+    jobs.start(Job.COLLECT, RUN, run, attempt=0)
+    return jobs.seen(RUN.uid).collected
+
+
 @pytest.fixture
 async def jobs(s3: Access) -> AsyncIterator[Jobs]:
     """Jobs with the run's keys."""
@@ -84,18 +90,28 @@ async def test_a_collection_waits_for_what_may_make_a_head(
     assert [one.key for one in prefix.walk()] == []
 
 
+@pytest.mark.parametrize(("earlier", "key"), [(Job.MARK, layout.OWNER), (Job.CHECK, ".lorafinetune-probe-")])
+async def test_a_collection_waits_for_what_comes_before_the_first_attempt(
+    earlier: Job, key: str, jobs: Jobs, s3: Access, between: Proxy
+) -> None:
+    run = spec(between.endpoint)
+    between.faults = [Fault(Kind.HOLD, contains=key)]
+    jobs.start(earlier, RUN, run, attempt=0)
+    await until(lambda: Kind.HOLD in between.happened, "something is about to be written", 10)
+    with pytest.raises(AssertionError, match="not within"):
+        await until(lambda: collected(jobs, run), "the collection overtakes", 1)
+    between.let_go.set()
+    await until(lambda: collected(jobs, run), "it is collected now", 20)
+    assert [one.key for one in place(s3).walk()] == []
+
+
 async def test_the_mark_is_put_once_and_collected(jobs: Jobs, s3: Access) -> None:
     run, bucket = spec(s3.endpoint), place(s3)
     for _ in range(2):
         jobs.start(Job.MARK, RUN, run, attempt=0)
         await until(lambda: (seen := jobs.seen(RUN.uid).marked) and seen.done, "it is marked", 10)
     assert [one.key for one in bucket.walk()] == [layout.OWNER]
-
-    def collected() -> Any:
-        jobs.start(Job.COLLECT, RUN, run, attempt=0)  # again and again, as the loop does: a MARK may still be under way
-        return jobs.seen(RUN.uid).collected
-
-    await until(collected, "it is collected", 10)
+    await until(lambda: collected(jobs, run), "it is collected", 10)
     assert [one.key for one in bucket.walk()] == []
 
 
