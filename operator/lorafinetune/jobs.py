@@ -210,7 +210,8 @@ class Jobs:
 
     def _open(self, spec: LoRAFineTuneSpec, location: layout.Location, credentials: Credentials | None) -> Bucket:
         storage = spec.storage
-        return self._clients.open(location, endpoint=storage.endpoint, region=storage.region, credentials=credentials)
+        bucket = self._clients.open(location, endpoint=storage.endpoint, region=storage.region, credentials=credentials)
+        return bucket.unfenced() if storage.unsafe_no_fencing else bucket
 
     def _tidied(self, done: collect.Collected, now: float) -> Tidied:
         self._on_deleted(done.deleted)

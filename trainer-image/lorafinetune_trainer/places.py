@@ -16,7 +16,7 @@ def open_prefix(config: RunConfig) -> Bucket:
     except ValueError as error:
         raise invalid("InvalidConfig", f"storage.uri: {error}") from error
     try:
-        return Bucket(
+        bucket = Bucket(
             place,
             endpoint=config.storage.endpoint,
             region=config.storage.region,
@@ -24,6 +24,7 @@ def open_prefix(config: RunConfig) -> Bucket:
         )
     except ValueError as error:  # boto3's answer to an endpoint that is no URL
         raise invalid("InvalidConfig", f"storage.endpoint: {error}") from error
+    return bucket.unfenced() if config.storage.unsafe_no_fencing else bucket
 
 
 def read_credentials(folder: str | None) -> Credentials | None:

@@ -135,6 +135,7 @@ class Bucket:
         self._once = client(1)
         self._endpoint = endpoint or "AWS S3"
         self._elsewhere = endpoint is not None
+        self._fences = True
 
     def below(self, prefix: str) -> Bucket:
         """Return the same bucket, below *prefix* (which ends with a slash) of this one."""
@@ -149,7 +150,19 @@ class Bucket:
 
     def hasty(self, read_timeout: float) -> Bucket:
         """Return the same place through a client that gives up early: for work that has a deadline."""
-        return Bucket(self.location, **{**self._made_with, **_HASTY, "read_timeout": read_timeout})
+        other = Bucket(self.location, **{**self._made_with, **_HASTY, "read_timeout": read_timeout})
+        other._fences = self._fences
+        return other
+
+    def unfenced(self) -> Bucket:
+        """Return the same place for a store that does not know conditional writes.
+
+        Conditions are then looked up before the write, and whoever writes in between is overwritten: this is what
+        ``storage.unsafeNoFencing`` stands for.
+        """
+        other = self.at(self.location)
+        other._fences = False
+        return other
 
     def uri(self, key: str = "") -> str:
         """Return ``s3://bucket/prefix/key``."""
@@ -290,7 +303,23 @@ class Bucket:
             )
         return len(keys)
 
+    def _look_up(self, key: str, etag: str | None) -> None:
+        """Raise Conflict where *key* is not of *etag*, or is there although it should not be (None)."""
+        found = None
+        try:
+            found = self._client.head_object(Bucket=self.location.bucket, Key=self.location.key + key)["ETag"]
+        except ClientError as error:
+            if _status(error) != 404:
+                self._raise(error, key)
+        except BotoCoreError as error:
+            self._raise(error, key)
+        if found != etag:
+            raise errors.Conflict(f"{self.uri(key)} is not what the write expected")
+
     def _conditional(self, key: str, body: bytes, condition: dict[str, Any]) -> str:
+        if not self._fences:
+            self._look_up(key, condition.get("IfMatch"))
+            condition = {}
         try:
             return self._once.put_object(
                 Bucket=self.location.bucket, Key=self.location.key + key, Body=body, **condition
@@ -300,6 +329,11 @@ class Bucket:
                 raise errors.Conflict(f"{self.uri(key)} is not what the write expected") from error
             if _status(error) == 404 and "IfMatch" in condition and _code(error) != "NoSuchBucket":
                 raise errors.Conflict(f"{self.uri(key)} is gone") from error
+            if _status(error) == 501 or _code(error) == "NotImplemented":
+                raise errors.NotFencing(
+                    f"{self._endpoint} does not know conditional writes: name a store that has them, or set "
+                    "storage.unsafeNoFencing: true to run without the promise that only one attempt can commit"
+                ) from error
             if _status(error) >= 500 or _code(error) in ("SlowDown", "RequestTimeout"):
                 raise errors.AnswerLost(
                     f"{self._endpoint} answered {_code(error)} to a write of {self.uri(key)}"

@@ -54,6 +54,15 @@ def test_conditional_writes(bucket: Bucket) -> None:
     assert not list(bucket.walk())
 
 
+def test_a_store_that_does_not_know_conditional_writes(through: Bucket, between: Proxy) -> None:
+    between.faults = [Fault(Kind.UNKNOWN, times=1000, header=header) for header in ("if-match", "if-none-match")]
+    with pytest.raises(errors.NotFencing, match="unsafeNoFencing"):
+        through.create("key", b"1")
+    assert not list(through.walk())
+    test_conditional_writes(through.unfenced())
+    assert through.unfenced().hasty(5).create("key", b"1")
+
+
 def test_of_racing_writers_one_wins(bucket: Bucket) -> None:
     etag = bucket.create("key", b"start")
 

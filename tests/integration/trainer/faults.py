@@ -25,12 +25,15 @@ class Kind(StrEnum):
     HANG = "no answer ever comes"
     HOLD = "the request goes on when the proxy lets it go"
     DENY = "the request is answered with 403"
+    UNKNOWN = "the request is answered with 501: this store does not know it"
     OVERRIDE = "the request's condition is ignored"
 
 
 @dataclass
 class Fault:
-    """Happens to the next *times* requests of *method* whose path ends with *suffix* and whose body has *body*."""
+    """Happens to the next *times* requests of *method* whose path ends with *suffix* and holds *contains*,
+    whose body holds *body*, and among whose headers (in lower case) is *header*.
+    """
 
     kind: Kind
     method: str = "PUT"
@@ -38,6 +41,7 @@ class Fault:
     times: int = 1
     contains: str = ""
     body: bytes = b""
+    header: str = ""
     override: Callable[[str, bytes], str] | None = None
     """Writes an object whatever its condition says, given key and body, and returns its ETag."""
 
@@ -53,12 +57,13 @@ class Proxy:
     let_go: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def next_fault(self, method: str, path: str, body: bytes) -> Fault | None:
+    def next_fault(self, method: str, path: str, body: bytes, headers: set[str]) -> Fault | None:
         with self.lock:
             self.seen.append((method, path))
             for fault in self.faults:
                 meant = method == fault.method and path.endswith(fault.suffix) and fault.contains in path
-                if fault.times and meant and fault.body in body:
+                meant = meant and fault.body in body and (not fault.header or fault.header in headers)
+                if fault.times and meant:
                     fault.times -= 1
                     self.happened.append(fault.kind)
                     return fault
@@ -83,7 +88,9 @@ def proxy(upstream: str) -> Iterator[Proxy]:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            fault = state.next_fault(self.command, urlsplit(self.path).path, body)
+            fault = state.next_fault(
+                self.command, urlsplit(self.path).path, body, {name.lower() for name in self.headers}
+            )
             kind = fault.kind if fault else None
             if kind is Kind.HANG:
                 time.sleep(60)
@@ -95,6 +102,9 @@ def proxy(upstream: str) -> Iterator[Proxy]:
                 return
             if kind is Kind.DENY:
                 self.reply(403, {}, b"<Error><Code>AccessDenied</Code></Error>")
+                return
+            if kind is Kind.UNKNOWN:
+                self.reply(501, {}, b"<Error><Code>NotImplemented</Code></Error>")
                 return
             if kind is Kind.HOLD:
                 state.let_go.wait(60)

@@ -173,6 +173,21 @@ def test_a_pod_that_starts_after_its_run_was_collected_leaves_nothing(trainers: 
     assert list(run.bucket.walk()) == []
 
 
+def test_a_store_without_conditional_writes_must_be_wanted(trainers: Trainers, reference: str, name: str) -> None:
+    with proxy(trainers.s3.endpoint) as between:
+        between.faults = [Fault(Kind.UNKNOWN, times=1000, header=header) for header in ("if-match", "if-none-match")]
+        run = trainers.run(name, storage={"endpoint": between.endpoint})
+        refused = run.start()
+        assert refused.end() == 78
+        assert "unsafeNoFencing" in refused.last_words.message
+        assert list(run.bucket.walk()) == []
+
+        wanted = trainers.run(name, storage={"endpoint": between.endpoint, "unsafeNoFencing": True})
+        stop_after(wanted, 2)
+        wanted.finish()
+    assert sha256(wanted) == reference
+
+
 @pytest.mark.parametrize("kind", [Kind.LOSE_ANSWER, Kind.ERROR_AFTER, Kind.REFUSE, Kind.DROP])
 def test_answers_to_head_swaps_get_lost(kind: Kind, trainers: Trainers, reference: str, name: str) -> None:
     with proxy(trainers.s3.endpoint) as between:
