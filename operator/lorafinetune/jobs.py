@@ -194,8 +194,7 @@ class Jobs:
             case Job.VERIFY:
                 return {"artifact": _verify(bucket, spec, now)}
             case Job.REBUILD:
-                if next(bucket.walk(limit=1), None) is None:  # somebody emptied the prefix of a run that goes on
-                    heads.mark_owner(bucket, _owner(run))
+                heads.mark_owner(bucket, _owner(run))  # somebody may have deleted it with the head
                 return {"rebuilt": _rebuild(bucket, run, spec, attempt, now)}
             case Job.PRUNE:
                 if heads.read(bucket).head is None:

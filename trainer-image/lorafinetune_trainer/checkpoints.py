@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -71,6 +72,7 @@ class Checkpoints:
         self.rejected: dict[str, str] = {}
         """Why each checkpoint that did not verify was rejected, by its id."""
         self._swept = False
+        self._looked = -math.inf
         self.attempt = 0
         self.head = Head(run_uid=config.run.uid, attempt=0)
         """The head as last written or read by this attempt."""
@@ -79,16 +81,16 @@ class Checkpoints:
         """Take the head for *attempt* (None: one more than the highest) and return it; raises Fenced or HeadLost.
 
         With *expect_head*, a missing head is a lost one: somebody knew a checkpoint that it must have named. An attempt
-        with a number was made by an operator, who has put the owner mark before; where neither mark nor head are, the
-        run has been collected, and nothing may be written any more.
+        with a number was made by an operator, who has put the owner mark before: where there is none, the run has been
+        collected, and nothing may be written any more.
         """
         run, by_operator = self._config.run, attempt is not None
         try:
-            if not (by_operator and stored.is_marked(self._bucket, run.uid)):
-                if by_operator and stored.read(self._bucket).head is None:
-                    raise self._collected()
+            if not by_operator:
                 owner = stored.Owner(run_uid=run.uid, namespace=run.namespace, name=run.name)
                 stored.mark_owner(self._bucket, owner)
+            elif not stored.is_marked(self._bucket, run.uid):
+                raise self._collected()
         except errors.Conflict as error:
             raise invalid("StorageTaken", str(error)) from error
         made_anew = False
@@ -107,17 +109,16 @@ class Checkpoints:
 
         self.head = stored.change(self._bucket, transition)
         self.attempt = self.head.attempt
-        # A collection that ended meanwhile deleted the mark, and looked for a head like this one after that: whichever
-        # of the two comes last sees the other.
+        # A collection deletes the mark, and then the head: no head may mean that one has just ended.
         if by_operator and made_anew and not stored.is_marked(self._bucket, run.uid):
-            self._bucket.delete([layout.HEAD])
+            self._bucket.erase(layout.HEAD)
             raise self._collected()
         return self.head
 
     def _collected(self) -> HeadLost:
         where = self._bucket.uri()
         return HeadLost(
-            f"{where} has neither head nor owner mark: the run has been deleted, or somebody emptied its prefix. "
+            f"{where} has no owner mark: the run has been deleted and collected, or somebody emptied its prefix. "
             "The operator puts the mark before the first attempt; by hand leave --attempt out"
         )
 
@@ -220,11 +221,15 @@ class Checkpoints:
             self.head = stored.change(self._bucket, lambda head: heads.publish(self._mine(head), entry))
         return entry
 
-    def check_fence(self) -> None:
+    def check_fence(self, *, seconds: float = 0.0) -> None:
         """Raise Fenced or HeadLost if that can be told. Before content is put: a zombie's would be left for ever.
 
-        Whoever deletes a run waits for the saves that are under way on lost nodes, not for those that begin later.
+        Whoever deletes a run waits for the saves that are under way on lost nodes, not for those that begin later. A
+        look that is younger than *seconds* is as good as another.
         """
+        if time.monotonic() - self._looked < seconds:
+            return
+        self._looked = time.monotonic()
         try:
             head = stored.read(self._urgent).head
             if head is None and stored.read_owner(self._urgent) is not None:

@@ -84,11 +84,13 @@ def prepare(
     encode_prompt: _Encoder[str],
     run_uid: str,
     attempt: int,
+    before_put: Callable[[], None],
     progress: Callable[[int, int], None],
 ) -> ConditioningEntry:
     """Compute and put what is not there yet, and put the manifest; return its entry for the head.
 
     *encode_image* and *encode_prompt* load their models when called, and are called only if something is missing.
+    *before_put* raises where nothing may be put any more.
     """
     captions = sorted({image.caption for image in dataset.images})
     total = len(dataset.images) + len(captions)
@@ -105,7 +107,9 @@ def prepare(
                 files[key] = _adopt(bucket, key)
             elif key not in files:
                 compute = compute or load()
-                files[key] = _create(bucket, key, state.encode(compute(item)))
+                body = state.encode(compute(item))
+                before_put()
+                files[key] = _create(bucket, key, body)
             progress(len(files), total)
 
     keep_all(captions, recipe.prompt_key, encode_prompt)
@@ -126,6 +130,7 @@ def prepare(
     body = canonical.encode(manifest.to_json())
     sha256 = canonical.sha256(body)
     key = layout.conditioning(f"{sha256}.json")
+    before_put()
     bucket.put(key, body)
     return ConditioningEntry(manifest=key, manifest_sha256=sha256)
 

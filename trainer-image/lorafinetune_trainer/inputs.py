@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
@@ -27,6 +27,9 @@ from lorafinetune_trainer.wires import Wires
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+
+FENCE_SECONDS: Final = 5.0
+"""While conditioning is put, the fence is looked at anew after so long: less than what a collection waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,6 @@ def _condition(
 
     def progress(done: int, total: int) -> None:
         if done == total or done % 10 == 0:
-            wires.checkpoints.check_fence()
             message = f"{done} of {total} latents and prompts"
             wires.reporter.tell(
                 EventType.PROGRESS, wires.ending.standing.step, phase=Phase.CONDITIONING, message=message
@@ -111,6 +113,7 @@ def _condition(
         encode_prompt=lambda: conditioning.prompt_encoder(files, device, wires.reporter.note),
         run_uid=wires.config.run.uid,
         attempt=wires.checkpoints.attempt,
+        before_put=lambda: wires.checkpoints.check_fence(seconds=FENCE_SECONDS),
         progress=progress,
     )
 

@@ -240,6 +240,13 @@ class Bucket:
                 batch = []
         return count + (self._delete(batch) if batch else 0)
 
+    def erase(self, key: str) -> None:
+        """Delete one object, with all its versions where the bucket keeps them."""
+        if self.is_versioned():
+            self.delete_versions(key.__eq__)  # a plain delete would only add a marker
+        else:
+            self.delete([key])
+
     def is_versioned(self) -> bool:
         """Whether the bucket keeps old versions; a store that does not know the question keeps none."""
         try:

@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,6 +20,8 @@ from lorafinetune.storage.bucket import Bucket
 SWAP_LIMIT: Final = 60.0
 """Seconds within which one change must have taken effect or been refused."""
 MAX_PAUSE: Final = 5.0
+
+Answer = TypeVar("Answer")
 
 
 class Owner(OpenModel):
@@ -116,31 +118,50 @@ def mark_owner(
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Put the ownership mark, once; raises Conflict where the prefix is another run's, Unreachable after *limit* s."""
-    deadline = clock() + limit
-    pause = 0.05
-    while True:
-        try:
-            with contextlib.suppress(errors.Conflict):  # what lies there is read below
-                bucket.create(layout.OWNER, canonical.encode(owner.to_json()))
-            marked = is_marked(bucket, owner.run_uid)
-        except errors.Unreachable as error:
-            if clock() + pause > deadline:
-                raise errors.Unreachable(f"the owner mark of {bucket.uri()} could not be written: {error}") from error
-        else:
-            if marked:
-                return
-            if clock() + pause > deadline:
-                raise errors.Unreachable(f"the owner mark of {bucket.uri()} vanishes as soon as it is written")
-        sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(pause * 2, MAX_PAUSE)
+
+    def put() -> None:
+        with contextlib.suppress(errors.Conflict):  # what lies there is read below
+            bucket.create(layout.OWNER, canonical.encode(owner.to_json()))
+        if not _carries_mark(bucket, owner.run_uid):
+            raise errors.Unreachable("it vanishes as soon as it is written")
+
+    _insist(put, f"the owner mark of {bucket.uri()} could not be written", limit, clock, sleep)
 
 
-def is_marked(bucket: Bucket, run_uid: str) -> bool:
-    """Whether the prefix carries this run's mark; raises Conflict where it carries another run's."""
+def is_marked(
+    bucket: Bucket,
+    run_uid: str,
+    *,
+    limit: float = SWAP_LIMIT,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Whether the prefix carries this run's mark; raises Conflict if another run's, Unreachable after *limit* s."""
+    what = f"the owner mark of {bucket.uri()} could not be read"
+    return _insist(lambda: _carries_mark(bucket, run_uid), what, limit, clock, sleep)
+
+
+def _carries_mark(bucket: Bucket, run_uid: str) -> bool:
     found = read_owner(bucket)
     if found is not None and found.run_uid != run_uid:
         raise errors.Conflict(f"{bucket.uri()} belongs to run {found.run_uid}: name another storage.uri")
     return found is not None
+
+
+def _insist(
+    ask: Callable[[], Answer], what: str, limit: float, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> Answer:
+    """Ask until there is an answer. Raises Unreachable that says *what*, after *limit* seconds."""
+    deadline = clock() + limit
+    pause = 0.05
+    while True:
+        try:
+            return ask()
+        except errors.Unreachable as error:
+            if clock() + pause > deadline:
+                raise errors.Unreachable(f"{what}: {error}") from error
+        sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, MAX_PAUSE)
 
 
 def read_owner(bucket: Bucket) -> Owner | None:

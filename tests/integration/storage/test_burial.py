@@ -79,12 +79,26 @@ def published(filled: Bucket) -> Bucket:
     return filled
 
 
-def test_an_interrupted_collection_keeps_the_artifact(published: Bucket) -> None:
-    """The head goes before the mark: whoever takes it up again has no head that names the product."""
+@pytest.mark.parametrize("gone", [[layout.OWNER], [layout.OWNER, layout.HEAD]])
+def test_an_interrupted_collection_is_taken_up_again_and_keeps_the_artifact(gone: list[str], published: Bucket) -> None:
     collect.bury(published, run_uid=UID, attempt=2, keep_artifact=True)
-    published.delete([layout.HEAD])  # ... and the operator dies before the mark goes
-    collect.collect(published, run_uid=UID, attempt=2, keep_artifact=True)
+    published.delete(gone)  # ... and the operator dies, or hears no answer
+    done = collect.collect(published, run_uid=UID, attempt=2, keep_artifact=True)
     assert keys(published) == ["artifacts/2/lora", "artifacts/2/manifest.json"]
+    assert (done.kept, done.foreign) == (2, False)
+
+
+def test_without_mark_and_tombstone_nothing_is_touched(published: Bucket) -> None:
+    published.delete([layout.OWNER])
+    before = keys(published)
+    for keep in (True, False):
+        assert collect.collect(published, run_uid=UID, attempt=2, keep_artifact=keep).foreign
+        assert collect.collect(published, run_uid=OTHER, attempt=2, keep_artifact=keep).foreign
+    assert keys(published) == before
+    collect.bury(published, run_uid=UID, attempt=2, keep_artifact=True)
+    published.delete([layout.HEAD])
+    published.put("artifacts/3/stranger", b"?")
+    assert collect.collect(published, run_uid=UID, attempt=2, keep_artifact=True).foreign
 
 
 def test_a_lost_head_does_not_cost_the_artifact(published: Bucket) -> None:

@@ -115,15 +115,20 @@ async def test_the_mark_is_put_once_and_collected(jobs: Jobs, s3: Access) -> Non
     assert [one.key for one in bucket.walk()] == []
 
 
-async def test_a_living_run_whose_prefix_was_emptied_begins_anew(jobs: Jobs, s3: Access, prefix: Bucket) -> None:
+@pytest.mark.parametrize("left", [[], ["conditioning/abc"]])
+async def test_a_living_run_without_mark_and_head_goes_on(
+    left: list[str], jobs: Jobs, s3: Access, prefix: Bucket
+) -> None:
     prefix.delete([one.key for one in prefix.walk()])
+    for key in left:
+        prefix.put(key, b"put by an attempt that has not noticed yet")
     jobs.start(Job.REBUILD, RUN, spec(s3.endpoint), attempt=3)
     await until(lambda: jobs.seen(RUN.uid).rebuilt, "it has an answer", 10)
     rebuilt = jobs.seen(RUN.uid).rebuilt
     assert rebuilt is not None
     assert rebuilt.done, rebuilt
-    assert [one.key for one in prefix.walk()] == [layout.HEAD, layout.OWNER]
-    prefix.delete([layout.HEAD, layout.OWNER])
+    assert [one.key for one in prefix.walk()] == [*left, layout.HEAD, layout.OWNER]
+    prefix.delete([one.key for one in prefix.walk()])
 
 
 async def test_a_prefix_that_was_emptied_after_success_stays_so(jobs: Jobs, s3: Access, prefix: Bucket) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from localcluster.waiting import eventually
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract import head as heads
 from lorafinetune.contract.manifest import Manifest
 from lorafinetune.contract.runconfig import Storage
+from lorafinetune.storage import collect
 from lorafinetune.storage import head as stored
 from tests.integration.trainer.faults import Fault, Kind, proxy
 from tests.integration.trainer.process import Run, Trainers
+from tests.integration.trainer.s3 import BUCKET
 
 
 def stop_after(run: Run, step: int) -> None:
@@ -136,6 +139,7 @@ def test_a_fenced_attempt_told_to_end_says_fenced(trainers: Trainers, name: str)
 @pytest.mark.parametrize("attempt", [1, 2])
 def test_an_attempt_that_is_not_newer_is_refused(attempt: int, trainers: Trainers, name: str) -> None:
     run = trainers.run(name)
+    stored.mark_owner(run.bucket, stored.Owner(run_uid=run.config.run.uid))
     stored.change(run.bucket, lambda head: heads.claim(head, run_uid=run.config.run.uid, attempt=2, pod_uid="another"))
     late = run.start("--attempt", str(attempt))
     assert late.end(30) == 76
@@ -169,6 +173,23 @@ def test_a_pod_that_starts_after_its_run_was_collected_leaves_nothing(trainers: 
     run = trainers.run(name)
     late = run.start("--attempt", "1")
     assert late.end(30) == 76
+    assert late.last_words.reason == "HeadLost"
+    assert list(run.bucket.walk()) == []
+
+
+def test_an_attempt_cut_off_before_its_first_object_puts_none_after_the_collection(
+    trainers: Trainers, name: str
+) -> None:
+    with proxy(trainers.s3.endpoint) as between:
+        between.faults = [Fault(Kind.HOLD, "GET", f"/{BUCKET}")]  # the question what conditioning is there already
+        run = trainers.run(name, storage={"endpoint": between.endpoint})
+        stored.mark_owner(run.bucket, stored.Owner(run_uid=run.config.run.uid))
+        late = run.start("--attempt", "1")
+        late.wait_for_phase("Conditioning")
+        eventually(lambda: between.happened, 30, "it is about to put conditioning")
+        collect.collect(run.bucket, run_uid=run.config.run.uid, attempt=1, keep_artifact=False)
+        between.let_go.set()
+        assert late.end(60) == 76
     assert late.last_words.reason == "HeadLost"
     assert list(run.bucket.walk()) == []
 
