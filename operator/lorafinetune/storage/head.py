@@ -21,7 +21,7 @@ SWAP_LIMIT: Final = 60.0
 """Seconds within which one change must have taken effect or been refused."""
 MAX_PAUSE: Final = 5.0
 
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 
 class Owner(OpenModel):
@@ -149,8 +149,8 @@ def _carries_mark(bucket: Bucket, run_uid: str) -> bool:
 
 
 def _insist(
-    ask: Callable[[], Answer], what: str, limit: float, clock: Callable[[], float], sleep: Callable[[float], None]
-) -> Answer:
+    ask: Callable[[], _Answer], what: str, limit: float, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> _Answer:
     """Ask until there is an answer. Raises Unreachable that says *what*, after *limit* seconds."""
     deadline = clock() + limit
     pause = 0.05
