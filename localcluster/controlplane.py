@@ -66,7 +66,6 @@ class ControlPlane:
         """Start all four and wait until the API server is ready. Raises TimeoutError with the log's last lines."""
         await self._start_etcd()
         await self.start_api_server()
-        await asyncio.gather(self._start_manager(), self._start_scheduler())
 
     async def _run(self, name: str, arguments: list[Any]) -> None:
         home = {"PATH": os.defpath, "HOME": str(self.directory), "TMPDIR": str(self.directory)}
@@ -85,7 +84,7 @@ class ControlPlane:
         ])  # fmt: skip
 
     async def start_api_server(self) -> None:
-        """Start the API server (again), always on the same port and data, and wait until it is ready."""
+        """Start the API server (again), always on the same port and data, wait until it is ready, start its clients."""
         pki = self.authority
         await self._run("kube-apiserver", [
             "--etcd-servers", f"https://127.0.0.1:{self.etcd_port}", "--etcd-cafile", pki.certificate,
@@ -106,6 +105,7 @@ class ControlPlane:
             "--cert-dir", pki.directory,
         ])  # fmt: skip
         await self._wait_ready()
+        await asyncio.gather(self._start_manager(), self._start_scheduler())
 
     async def _wait_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -147,10 +147,14 @@ class ControlPlane:
         ])  # fmt: skip
 
     async def kill_api_server(self) -> None:
-        """End the API server with SIGKILL, as a crash would; `start_api_server` brings it back."""
-        process = self.processes["kube-apiserver"]
-        process.kill()
-        await process.wait(30)
+        """End the API server with SIGKILL, as a crash would; `start_api_server` brings it back.
+
+        Controller manager and scheduler end with it, as they do elsewhere when they cannot renew their Leases. Here
+        they hold none: they would ask less and less often, and not notice its return for up to a minute.
+        """
+        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+            self.processes[name].kill()
+            await self.processes[name].wait(30)
 
     async def compact(self) -> int:
         """Compact etcd to its newest revision and return it: older resource versions are then 410 Gone."""

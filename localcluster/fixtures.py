@@ -18,7 +18,7 @@ from localcluster.cluster import Cluster
 from localcluster.waiting import eventually
 
 ACCOUNT_SECONDS = 90.0
-"""The controller manager backs off for up to half a minute after a test has killed the API server."""
+"""Enough for a busy machine on which the controller manager has only just begun."""
 
 
 def wait_for_namespace(cluster: Cluster, name: str) -> None:

@@ -16,7 +16,9 @@ from lorafinetune.kube.errors import ClusterError
 from tests.integration import patience
 from tests.integration.tunnel import Tunnel
 
-QUICK = Terms(lease=3, renew=1.5, retry=0.2)
+QUICK = Terms(lease=4, renew=2.5, retry=0.2)
+LONG = Terms(lease=120, renew=60, retry=0.2)
+"""Whoever waits for the end of such a lease is not done when the test is."""
 
 
 until = partial(patience.until, seconds=20.0)
@@ -74,10 +76,9 @@ async def test_hand_over_on_shutdown_is_at_once(api: Cluster, namespace: str) ->
     await asyncio.sleep(QUICK.lease + 1)  # longer than the lease lasts, were it not renewed
     assert first.leading
     assert not second.leading
-    begun = time.monotonic()
     await first.stop()
+    assert (await lease(api, namespace))["holderIdentity"] != "a", "it is given back, not waited for"
     await until(lambda: second.leading, "the second leads")
-    assert time.monotonic() - begun < QUICK.lease, "it was given back, not waited for"
     assert first.changes == [True, False]
     assert first.lost == ""
     spec = await lease(api, namespace)
@@ -93,17 +94,15 @@ async def test_leader_that_crashed_is_replaced_when_its_lease_runs_out(api: Clus
     begun = time.monotonic()
     second = Replica(api, namespace, "b")
     await until(lambda: second.leading, "the second leads")
-    assert QUICK.lease <= time.monotonic() - begun < QUICK.lease + 3
+    assert time.monotonic() - begun >= QUICK.lease
     await second.stop()
 
 
 async def test_restarted_process_of_the_same_identity_leads_at_once(api: Cluster, namespace: str) -> None:
-    crashed = Candidate(api, namespace=namespace, name="operator", identity="a", terms=QUICK)
+    crashed = Candidate(api, namespace=namespace, name="operator", identity="a", terms=LONG)
     await crashed.acquire()
-    begun = time.monotonic()
     again = Replica(api, namespace, "a")
     await until(lambda: again.leading, "it leads again")
-    assert time.monotonic() - begun < 1.0
     assert (await lease(api, namespace))["leaseTransitions"] == 0
     await again.stop()
 
@@ -119,7 +118,7 @@ async def test_leader_that_is_cut_off_stops_before_another_begins(
         tunnel.hush()  # half-open: the requests of the first hang
         await until(lambda: first.lost, "the first notices")
         assert not second.leading, "the first knows before the second begins"
-        assert "not renewed for 1.5 s" in first.lost
+        assert f"not renewed for {QUICK.renew:g} s" in first.lost
         await until(lambda: second.leading, "the second leads")
         with pytest.raises(ClusterError, match="a no longer leads"):
             await first.task

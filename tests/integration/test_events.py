@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import datetime
 import json
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
@@ -151,14 +150,12 @@ async def test_end_is_not_held_up_by_an_api_server_that_is_away(
     cluster: Any, namespace: str, thing: Reference, tmp_path: Path
 ) -> None:
     async with Tunnel(cluster.kubeconfig, tmp_path) as tunnel:
-        through = await Cluster.connect(str(tunnel.kubeconfig))
+        through = await Cluster.connect(str(tunnel.kubeconfig), request_timeout=300)
         tunnel.hush()
         recorder = EventRecorder(through, "replica-0")
         for number in range(3):
             recorder.record(thing, reason="Stopping", action="Stop", note=f"last word {number}")
-        begun = time.monotonic()
-        await recorder.flush(0.5)
-        assert time.monotonic() - begun < 2
+        await asyncio.wait_for(recorder.flush(0.5), 30)
         assert recorder.dropped == 2, "what waits behind the one that is on its way"
         tunnel.heal()
         await through.close()

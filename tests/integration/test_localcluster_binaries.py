@@ -119,7 +119,7 @@ def slow_go(tmp_path: Path, meanwhile: str) -> Path:
 def test_two_builds_at_once_are_one(tool: Program, tmp_path: Path) -> None:
     go = slow_go(tmp_path, f"while [ ! -e {tmp_path}/continue ]; do sleep 0.05; done")
     with finder(tool, go) as first, finder(tool, go) as second:
-        eventually((tmp_path / "builds").exists, 20, "a build has begun")
+        eventually((tmp_path / "builds").exists, 60, "a build has begun")
         (tmp_path / "continue").touch()
         answers = {process.communicate(timeout=60)[0].strip() for process in (first, second)}
     assert answers == {str(tool.cached)}
@@ -133,7 +133,7 @@ def test_a_build_stopped_half_way_leaves_no_program_and_no_process(
     half = f'for a in "$@"; do case $a in */.tinytool*) echo half > "$a";; esac; done; touch {tmp_path}/half'
     go = slow_go(tmp_path, f"{half}; sleep 600")
     with finder(tool, go) as process:
-        eventually((tmp_path / "half").exists, 20, "half of it is written")
+        eventually((tmp_path / "half").exists, 60, "half of it is written")
         builder = psutil.Process(int((tmp_path / "builds").read_text()))
         process.send_signal(number)
         process.wait(20)

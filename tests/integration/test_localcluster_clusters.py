@@ -141,7 +141,7 @@ def start_pod(cluster: Cluster) -> list[int]:
     main = {"name": "main", "image": SHELL, "command": ["sh", "-c", "setsid sleep 600 & echo $$$$ $!; wait"]}
     spec = {"containers": [main], "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 600}
     cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": spec})
-    return [int(word) for word in eventually(lambda: cluster.kubectl("logs", "p", check=False), 20, "it runs").split()]
+    return [int(word) for word in eventually(lambda: cluster.kubectl("logs", "p", check=False), 60, "it runs").split()]
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "owner"])
@@ -240,7 +240,7 @@ def test_ctrl_c_ends_a_cluster_in_the_foreground(tmp_path: Path, number: signal.
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
         assert process.stdout is not None
         if number == signal.SIGINT:  # in the middle of the start
-            state = eventually(lambda: control.read_state(tmp_path / "c"), 20, "the supervisor is there")
+            state = eventually(lambda: control.read_state(tmp_path / "c"), 60, "the supervisor is there")
         else:
             while b"Ctrl-C" not in process.stdout.readline():
                 assert process.poll() is None

@@ -24,7 +24,7 @@ def test_a_guest_runs_logs_and_is_ended(cluster: Cluster) -> None:
     pid = cluster.start_guest("plain", SLEEP, ENVIRONMENT)
     guest = cluster.guest("plain")
     assert guest["pid"] == pid
-    eventually(lambda: Path(guest["log"]).read_text() == "begun\n", 10, "it has written its log")
+    eventually(lambda: Path(guest["log"]).read_text() == "begun\n", 60, "it has written its log")
     with pytest.raises(control.ControlError, match=f"plain runs already, as pid {pid}"):
         cluster.start_guest("plain", SLEEP, ENVIRONMENT)
     process = psutil.Process(pid)
@@ -41,7 +41,7 @@ def test_a_guest_runs_logs_and_is_ended(cluster: Cluster) -> None:
 def test_a_guest_that_ends_by_itself_is_started_again_and_one_that_was_ended_is_not(cluster: Cluster) -> None:
     first = cluster.start_guest("lasting", SLEEP, ENVIRONMENT, restart=True)
     os.kill(first, signal.SIGKILL)
-    second = eventually(lambda: (pid := cluster.guest("lasting")["pid"]) != first and pid, 15, "it runs again")
+    second = eventually(lambda: (pid := cluster.guest("lasting")["pid"]) != first and pid, 60, "it runs again")
     assert cluster.guest("lasting")["restarts"] == 1
     cluster.end_guest("lasting")
     assert not psutil.pid_exists(second)
@@ -82,7 +82,7 @@ def test_a_released_cluster_lives_on_with_its_guest_until_it_is_ended(tmp_path: 
         assert "default" in cluster.kubectl("get", "namespaces")
         supervisor = psutil.Process(control.read_state(directory)["pid"])  # type: ignore[index]
         supervisor.kill()  # the worst end: not even then does the guest stay
-        eventually(lambda: not guest.is_running(), 15, "the guest has ended")
+        eventually(lambda: not guest.is_running(), 60, "the guest has ended")
     finally:
         Cluster("released", directory).stop()
     assert not directory.exists()

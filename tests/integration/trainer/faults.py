@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+HANG_SECONDS = 60
+
 
 class Kind(StrEnum):
     """What goes wrong with a request."""
@@ -93,7 +95,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             )
             kind = fault.kind if fault else None
             if kind is Kind.HANG:
-                time.sleep(60)
+                time.sleep(HANG_SECONDS)
             if kind in (Kind.DROP, Kind.HANG):
                 self.close_connection = True
                 return
