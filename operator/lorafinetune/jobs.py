@@ -32,6 +32,14 @@ ReadSecret = Callable[[str, str], Awaitable[Object | None]]
 THREADS: Final = 8
 WRITERS: Final = frozenset({Job.CHECK, Job.MARK, Job.REBUILD, Job.PRUNE})
 """Jobs that put objects below the run's prefix."""
+TIDYING: Final = {
+    Job.MARK: "marked",
+    Job.REBUILD: "rebuilt",
+    Job.PRUNE: "pruned",
+    Job.BURY: "buried",
+    Job.COLLECT: "collected",
+}
+"""Jobs whose answer is a Tidied, and the member of StorageSeen that keeps it."""
 SECRET_LABEL: Final = "lorafinetune.io/storage"
 
 _log = logging.getLogger(__name__)
@@ -140,21 +148,13 @@ class Jobs:
         match job:
             case Job.CHECK:
                 return {"checked": StorageChecked(False, reason, message, now)}
-            case Job.MARK:
-                return {"marked": Tidied(False, reason, message, now)}
             case Job.READ:
                 return {"read": now}
             case Job.VERIFY:
                 final = reason in (errors.NotVerified.reason, "ArtifactMissing")
                 return {"artifact": ArtifactChecked(False, final, reason, message, now, spec.training.steps)}
-            case Job.REBUILD:
-                return {"rebuilt": Tidied(False, reason, message, now)}
-            case Job.PRUNE:
-                return {"pruned": Tidied(False, reason, message, now)}
-            case Job.BURY:
-                return {"buried": Tidied(False, reason, message, now)}
-            case Job.COLLECT:
-                return {"collected": Tidied(False, reason, message, now)}
+            case _:
+                return {TIDYING[job]: Tidied(False, reason, message, now)}
 
     async def _credentials(self, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec) -> Credentials | None:
         name = spec.storage.credentials_secret

@@ -25,7 +25,7 @@ from lorafinetune.engine.decision import (
     StartJob,
 )
 from lorafinetune.engine.deleting import RETRY_STORAGE, deleting, end_live
-from lorafinetune.engine.observation import Observation, PodSeen
+from lorafinetune.engine.observation import Observation, PodSeen, StorageChecked, Tidied
 from lorafinetune.engine.outcome import conclude
 from lorafinetune.engine.times import duration, instant, stamp
 
@@ -241,8 +241,7 @@ def head_lost(now: Settled) -> Decision | None:
         return conclude(now, "Pending", HEAD_LOST, message, actions=[StartJob(Job.REBUILD)], again=RETRY_STORAGE)
     if rebuilt.done:
         return None
-    actions = [StartJob(Job.REBUILD)] if now.seen.now - rebuilt.time >= RETRY_STORAGE else []
-    return conclude(now, "Pending", rebuilt.reason, rebuilt.message, actions=actions, again=RETRY_STORAGE, warn=True)
+    return _denied(now, Job.REBUILD, rebuilt)
 
 
 def storage_unready(now: Settled) -> Decision | None:
@@ -258,17 +257,7 @@ def storage_unready(now: Settled) -> Decision | None:
         )
     if checked.ok:
         return None
-    actions = [StartJob(Job.CHECK)] if seen.now - checked.time >= RETRY_STORAGE else []
-    return conclude(
-        now,
-        "Pending",
-        checked.reason,
-        checked.message,
-        storage_ready=ConditionStatus.FALSE,
-        actions=actions,
-        again=RETRY_STORAGE,
-        warn=True,
-    )
+    return _denied(now, Job.CHECK, checked, storage_ready=ConditionStatus.FALSE)
 
 
 def backing_off(now: Settled) -> Decision | None:
@@ -307,21 +296,10 @@ def unmarked(now: Settled) -> Decision | None:
     marked = now.seen.storage.marked
     if now.status.attempt or (marked is not None and marked.done):
         return None
-    again = marked is None or now.seen.now - marked.time >= RETRY_STORAGE
-    actions = [StartJob(Job.MARK)] if again else []
     if marked is None:
         message = "putting the owner mark into the bucket"
-        return conclude(now, "Starting", "MarkingStorage", message, actions=actions, again=RETRY_STORAGE)
-    return conclude(
-        now,
-        "Pending",
-        marked.reason,
-        marked.message,
-        storage_ready=ConditionStatus.FALSE,
-        actions=actions,
-        again=RETRY_STORAGE,
-        warn=True,
-    )
+        return conclude(now, "Starting", "MarkingStorage", message, actions=[StartJob(Job.MARK)], again=RETRY_STORAGE)
+    return _denied(now, Job.MARK, marked, storage_ready=ConditionStatus.FALSE)
 
 
 def next_attempt(now: Settled) -> Decision | None:
@@ -372,6 +350,23 @@ def _first_read(now: Settled) -> list[Action]:
 
 def _placed(now: Settled) -> pools.Placed | pools.Unplaceable:
     return pools.choose(now.seen.spec.placement, now.seen.pools, preemptions=now.status.preemptions or 0)
+
+
+def _denied(
+    now: Settled, job: Job, answer: StorageChecked | Tidied, *, storage_ready: ConditionStatus | None = None
+) -> Decision:
+    """The bucket said no to *job*: say what it said, and ask again after a while."""
+    actions = [StartJob(job)] if now.seen.now - answer.time >= RETRY_STORAGE else []
+    return conclude(
+        now,
+        "Pending",
+        answer.reason,
+        answer.message,
+        storage_ready=storage_ready,
+        actions=actions,
+        again=RETRY_STORAGE,
+        warn=True,
+    )
 
 
 def _waiting(now: Settled, pod: PodSeen) -> Decision:

@@ -7,6 +7,7 @@ meet its own effect and report a conflict that is none.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from lorafinetune.storage import errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ObjectIdentifierTypeDef
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef, ObjectIdentifierTypeDef
 
 _Result = TypeVar("_Result")
 
@@ -192,10 +193,7 @@ class Bucket:
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes, without reading it."""
-        try:
-            return self._client.head_object(Bucket=self.location.bucket, Key=self.location.key + key)["ContentLength"]
-        except (BotoCoreError, ClientError) as error:
-            self._raise(error, key)
+        return self._about(key)["ContentLength"]
 
     def put(self, key: str, body: bytes | memoryview) -> None:
         """Put content, with retries; the server checks the bytes against their SHA-256."""
@@ -310,16 +308,17 @@ class Bucket:
             )
         return len(keys)
 
+    def _about(self, key: str) -> HeadObjectOutputTypeDef:
+        try:
+            return self._client.head_object(Bucket=self.location.bucket, Key=self.location.key + key)
+        except (BotoCoreError, ClientError) as error:
+            self._raise(error, key)
+
     def _look_up(self, key: str, etag: str | None) -> None:
         """Raise Conflict where *key* is not of *etag*, or is there although it should not be (None)."""
         found = None
-        try:
-            found = self._client.head_object(Bucket=self.location.bucket, Key=self.location.key + key)["ETag"]
-        except ClientError as error:
-            if _status(error) != 404:
-                self._raise(error, key)
-        except BotoCoreError as error:
-            self._raise(error, key)
+        with contextlib.suppress(errors.ObjectMissing):
+            found = self._about(key)["ETag"]
         if found != etag:
             raise errors.Conflict(f"{self.uri(key)} is not what the write expected")
 

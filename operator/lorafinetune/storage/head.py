@@ -81,32 +81,21 @@ def change(
     the transition has nothing left to change, it had been applied. Raises Unreachable when *limit* seconds were not
     enough.
     """
-    deadline = clock() + limit
-    pause = 0.05
-    while True:
-        stored: Stored | None = None
-        try:
-            stored = read(bucket)
-        except errors.Unreachable as error:
-            failure: errors.StorageError = error
-        if stored is not None:
-            wanted = transition(stored.head)
-            if wanted == stored.head:
-                return wanted
-            body = canonical.encode(wanted.to_json())
-            try:
-                if stored.etag is None:
-                    bucket.create(layout.HEAD, body)
-                else:
-                    bucket.replace(layout.HEAD, body, stored.etag)
-            except (errors.Conflict, errors.Unreachable) as error:
-                failure = error
-            else:
-                return wanted
-        if clock() + pause > deadline:
-            raise errors.Unreachable(f"the head could not be changed within {limit:.0f} s: {failure}") from failure
-        sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(pause * 2, MAX_PAUSE)
+
+    def swap() -> Head:
+        stored = read(bucket)
+        wanted = transition(stored.head)
+        if wanted == stored.head:
+            return wanted
+        body = canonical.encode(wanted.to_json())
+        if stored.etag is None:
+            bucket.create(layout.HEAD, body)
+        else:
+            bucket.replace(layout.HEAD, body, stored.etag)
+        return wanted
+
+    what = f"the head could not be changed within {limit:.0f} s"
+    return _insist(swap, what, (errors.Conflict, errors.Unreachable), limit=limit, clock=clock, sleep=sleep)
 
 
 def mark_owner(
@@ -125,20 +114,14 @@ def mark_owner(
         if not _carries_mark(bucket, owner.run_uid):
             raise errors.Unreachable("it vanishes as soon as it is written")
 
-    _insist(put, f"the owner mark of {bucket.uri()} could not be written", limit, clock, sleep)
+    what = f"the owner mark of {bucket.uri()} could not be written"
+    _insist(put, what, (errors.Unreachable,), limit=limit, clock=clock, sleep=sleep)
 
 
-def is_marked(
-    bucket: Bucket,
-    run_uid: str,
-    *,
-    limit: float = SWAP_LIMIT,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> bool:
-    """Whether the prefix carries this run's mark; raises Conflict if another run's, Unreachable after *limit* s."""
+def is_marked(bucket: Bucket, run_uid: str) -> bool:
+    """Whether the prefix carries this run's mark; raises Conflict if another run's, Unreachable after SWAP_LIMIT."""
     what = f"the owner mark of {bucket.uri()} could not be read"
-    return _insist(lambda: _carries_mark(bucket, run_uid), what, limit, clock, sleep)
+    return _insist(lambda: _carries_mark(bucket, run_uid), what, (errors.Unreachable,))
 
 
 def _carries_mark(bucket: Bucket, run_uid: str) -> bool:
@@ -149,15 +132,21 @@ def _carries_mark(bucket: Bucket, run_uid: str) -> bool:
 
 
 def _insist(
-    ask: Callable[[], _Answer], what: str, limit: float, clock: Callable[[], float], sleep: Callable[[float], None]
+    ask: Callable[[], _Answer],
+    what: str,
+    passing: tuple[type[errors.StorageError], ...],
+    *,
+    limit: float = SWAP_LIMIT,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> _Answer:
-    """Ask until there is an answer. Raises Unreachable that says *what*, after *limit* seconds."""
+    """Ask until there is an answer, through errors that are *passing*; raises Unreachable that says *what*, at last."""
     deadline = clock() + limit
     pause = 0.05
     while True:
         try:
             return ask()
-        except errors.Unreachable as error:
+        except passing as error:
             if clock() + pause > deadline:
                 raise errors.Unreachable(f"{what}: {error}") from error
         sleep(pause * random.uniform(0.5, 1.0))

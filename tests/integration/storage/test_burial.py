@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from localcluster.cluster import Cluster
-from lorafinetune.contract import canonical, layout
 from lorafinetune.contract import head as heads
+from lorafinetune.contract import layout
 from lorafinetune.contract.head import ArtifactEntry, Fenced, Head
-from lorafinetune.contract.manifest import File, Manifest, SaveReason
-from lorafinetune.storage import collect, errors, inventory
+from lorafinetune.contract.manifest import SaveReason
+from lorafinetune.storage import collect, errors
 from lorafinetune.storage import head as store
-from lorafinetune.storage.bucket import Bucket, Credentials
+from lorafinetune.storage.bucket import Bucket
+from tests.integration.storage.folders import put_files
+from tests.integration.trainer.s3 import Access
 
 UID = "11111111-2222-3333-4444-555555555555"
 OTHER = "99999999-2222-3333-4444-555555555555"
 
 
-@pytest.fixture
-def bucket(cluster: Cluster, namespace: str) -> Bucket:
-    s3 = cluster.s3
-    cluster.bucket(namespace)
-    place = layout.run_prefix(f"s3://{namespace}/loras/", "default", "timber", UID)
-    return Bucket(place, endpoint=s3.endpoint, credentials=Credentials(s3.access_key, s3.secret_key))
-
-
-@pytest.fixture
-def filled(bucket: Bucket) -> Bucket:
-    """A run with everything: mark, head, checkpoints, conditioning, an artifact that counts and one that does not."""
+def fill(bucket: Bucket) -> Bucket:
+    """Put a run with everything: mark, head, checkpoints, conditioning, an artifact that counts, one that does not."""
     store.mark_owner(bucket, store.Owner(run_uid=UID))
     store.change(bucket, lambda head: heads.claim(head, run_uid=UID, attempt=2, pod_uid="p"))
     for key in ("checkpoints/1-10/a", "checkpoints/2-20/a", "conditioning/x", "artifacts/1/old", "artifacts/2/lora"):
@@ -35,6 +27,11 @@ def filled(bucket: Bucket) -> Bucket:
     entry = ArtifactEntry(attempt=2, step=20, manifest_sha256="0" * 64)
     store.change(bucket, lambda head: heads.publish(head, entry) if head else heads.bury(None, run_uid=UID, attempt=1))
     return bucket
+
+
+@pytest.fixture
+def filled(bucket: Bucket) -> Bucket:
+    return fill(bucket)
 
 
 def keys(bucket: Bucket) -> list[str]:
@@ -58,18 +55,9 @@ def test_what_a_zombie_wrote_after_the_burial_goes_with_the_collection(filled: B
 @pytest.fixture
 def published(filled: Bucket) -> Bucket:
     """The same, with an artifact whose every byte is what its manifest names."""
-    body = b"the product"
-    filled.put("artifacts/2/lora", body)
-    manifest = Manifest(
-        kind="artifact",
-        run_uid=UID,
-        attempt=2,
-        step=20,
-        updates=20,
-        reason=SaveReason.FINAL,
-        files=[File(name="lora", size=len(body), sha256=canonical.sha256(body))],
-    )
-    entry = ArtifactEntry(attempt=2, step=20, manifest_sha256=inventory.put_folder(filled, "artifacts/2/", manifest))
+    said = {"kind": "artifact", "run_uid": UID, "attempt": 2, "step": 20, "updates": 20, "reason": SaveReason.FINAL}
+    sha256 = put_files(filled, "artifacts/2/", {"lora": b"the product"}, **said)
+    entry = ArtifactEntry(attempt=2, step=20, manifest_sha256=sha256)
 
     def publish(head: Head | None) -> Head:
         assert head is not None
@@ -124,12 +112,11 @@ def test_the_head_of_another_version_is_left_alone(published: Bucket) -> None:
     assert published.get(layout.HEAD).body == body
 
 
-def test_old_versions_go_too(cluster: Cluster, filled: Bucket, namespace: str) -> None:
-    client = cluster.s3.client()
-    client.put_bucket_versioning(Bucket=namespace, VersioningConfiguration={"Status": "Enabled"})
+def test_old_versions_go_too(s3: Access) -> None:
+    place = layout.run_prefix(s3.versioned_bucket(), "default", "timber", UID)
+    filled = fill(s3.bucket(str(place)))
     for body in (b"one", b"two"):
         filled.put("checkpoints/2-20/a", body)
+    assert s3.versions(filled).count(f"{place.key}checkpoints/2-20/a") == 3
     collect.collect(filled, run_uid=UID, attempt=2, keep_artifact=False)
-    left = client.list_object_versions(Bucket=namespace)
-    assert not left.get("Versions")
-    assert not left.get("DeleteMarkers")
+    assert s3.versions(filled) == []

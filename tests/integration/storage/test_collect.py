@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from lorafinetune.contract import canonical, layout
 from lorafinetune.contract import head as heads
+from lorafinetune.contract import layout
 from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry, Head
-from lorafinetune.contract.manifest import File, Manifest
 from lorafinetune.storage import collect, errors, inventory, probe
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
+from tests.integration.storage.folders import put_files
 from tests.integration.trainer.faults import Fault, Kind, Proxy
 
 UID = "uid-of-the-run"
@@ -20,17 +20,7 @@ UID = "uid-of-the-run"
 
 def put(bucket: Bucket, folder: str, **files: bytes) -> str:
     """Put a folder with its manifest; return the manifest's hash."""
-    for name, body in files.items():
-        bucket.put(folder + name, body)
-    manifest = Manifest(
-        kind="checkpoint",
-        run_uid=UID,
-        attempt=1,
-        step=1,
-        updates=1,
-        files=[File(name=name, size=len(body), sha256=canonical.sha256(body)) for name, body in files.items()],
-    )
-    return inventory.put_folder(bucket, folder, manifest)
+    return put_files(bucket, folder, files, kind="checkpoint", run_uid=UID, attempt=1, step=1, updates=1)
 
 
 def test_a_whole_folder_verifies(bucket: Bucket) -> None:

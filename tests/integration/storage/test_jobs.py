@@ -17,7 +17,7 @@ from lorafinetune.jobs import SECRET_LABEL, Jobs
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
 from tests.integration.patience import until
-from tests.integration.storage.test_collect import put
+from tests.integration.storage.folders import put_files
 from tests.integration.trainer.faults import Fault, Kind, Proxy
 from tests.integration.trainer.s3 import BUCKET, Access
 from tests.manifests import MINIMAL
@@ -45,7 +45,8 @@ def prefix(s3: Access) -> Bucket:
     """The run's prefix with one checkpoint, and no head: somebody has deleted it."""
     bucket = place(s3)
     stored.mark_owner(bucket, stored.Owner(run_uid=RUN.uid))
-    put(bucket, "checkpoints/1-1/", state=b"x")
+    said = {"kind": "checkpoint", "run_uid": RUN.uid, "attempt": 1, "step": 1, "updates": 1}
+    put_files(bucket, "checkpoints/1-1/", {"state": b"x"}, **said)
     return bucket
 
 

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from localcluster.cluster import Cluster
-from lorafinetune.contract import canonical, layout
 from lorafinetune.contract import head as heads
+from lorafinetune.contract import layout
 from lorafinetune.contract.head import CheckpointEntry, Fenced
-from lorafinetune.contract.manifest import File, Manifest
-from lorafinetune.storage import collect, errors, inventory
+from lorafinetune.storage import collect, errors
 from lorafinetune.storage import head as store
-from lorafinetune.storage.bucket import Bucket, Credentials
+from lorafinetune.storage.bucket import Bucket
 from lorafinetune.storage.rebuild import rebuild
+from tests.integration.storage.folders import put_files
 
 UID = "11111111-2222-3333-4444-555555555555"
-
-
-@pytest.fixture
-def bucket(cluster: Cluster, namespace: str) -> Bucket:
-    s3 = cluster.s3
-    cluster.bucket(namespace)
-    place = layout.run_prefix(f"s3://{namespace}/loras/", "default", "timber", UID)
-    return Bucket(place, endpoint=s3.endpoint, credentials=Credentials(s3.access_key, s3.secret_key))
 
 
 def checkpoint(bucket: Bucket, attempt: int, step: int) -> CheckpointEntry:
     """Put a whole checkpoint, as a trainer does, without naming it in the head."""
     body = f"state of {attempt}-{step}".encode()
-    folder = layout.checkpoint(attempt, step)
-    bucket.put(f"{folder}state.safetensors", body)
-    file = File(name="state.safetensors", size=len(body), sha256=canonical.sha256(body))
-    manifest = Manifest(kind="checkpoint", run_uid=UID, attempt=attempt, step=step, updates=step, files=[file])
-    sha256 = inventory.put_folder(bucket, folder, manifest)
+    folder, files = layout.checkpoint(attempt, step), {"state.safetensors": body}
+    sha256 = put_files(bucket, folder, files, kind="checkpoint", run_uid=UID, attempt=attempt, step=step, updates=step)
     return CheckpointEntry(attempt=attempt, step=step, manifest_sha256=sha256, size=len(body))
 
 

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from localcluster import binaries
 from localcluster.process import KEEPER
+from localcluster.s3 import S3Access
 from lorafinetune.contract.layout import folder
 from lorafinetune.storage.bucket import Bucket, Credentials
 
@@ -36,6 +38,22 @@ class Access:
             folder(uri), endpoint=self.endpoint, credentials=Credentials(self.key_id, self.secret_key), attempts=3
         )
 
+    def versioned_bucket(self) -> str:
+        """Make a bucket that keeps old versions, and return its URI."""
+        name = f"versioned-{secrets.token_hex(4)}"
+        self._client().create_bucket(Bucket=name)
+        self._client().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        return f"s3://{name}/"
+
+    def versions(self, bucket: Bucket) -> list[str]:
+        """List the keys of all versions and delete markers of a place."""
+        where = bucket.location
+        found = self._client().list_object_versions(Bucket=where.bucket, Prefix=where.key)
+        return [one["Key"] for kind in ("Versions", "DeleteMarkers") for one in found.get(kind, [])]
+
+    def _client(self) -> Any:
+        return S3Access(self.endpoint, self.key_id, self.secret_key).client()
+
     def at(self, endpoint: str) -> Access:
         """The same keys at another endpoint: a proxy."""
         return replace(self, endpoint=endpoint)
@@ -51,6 +69,7 @@ def serve(directory: Path) -> Iterator[Access]:
     credentials, data = directory / "credentials", directory / "data"
     credentials.mkdir()
     (data / BUCKET).mkdir(parents=True)
+    (directory / "versions").mkdir()
     (credentials / "AWS_ACCESS_KEY_ID").write_text(key_id)
     (credentials / "AWS_SECRET_ACCESS_KEY").write_text(f"{secret_key}\n")
     server = [
@@ -60,6 +79,8 @@ def serve(directory: Path) -> Iterator[Access]:
         "--quiet",
         "--keep-alive",
         "posix",
+        "--versioning-dir",
+        str(directory / "versions"),
         str(data),
     ]
     status_read, status_write = os.pipe()

@@ -13,7 +13,7 @@ from localcluster.waiting import eventually
 from lorafinetune.contract import layout
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.contract.manifest import SaveReason
-from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune.contract.runconfig import RunConfig, Storage
 from lorafinetune.storage import collect, errors, inventory
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
@@ -167,19 +167,25 @@ def test_a_claim_has_patience_with_the_store(make: Make, config: RunConfig, buck
     assert len(between.happened) == 9
 
 
+@pytest.mark.parametrize("versioned", [False, True])
 def test_a_claim_in_the_middle_of_which_the_run_is_collected(
-    make: Make, config: RunConfig, bucket: Bucket, between: Proxy
+    versioned: bool, s3: Access, config: RunConfig, between: Proxy
 ) -> None:
+    if versioned:
+        config = config.model_copy(update={"storage": Storage(uri=s3.versioned_bucket())})
+    bucket, through = (one.bucket(str(config.prefix)) for one in (s3, s3.at(between.endpoint)))
+    late = Checkpoints(through, through, config, "late")
     mark(bucket, config)
     between.faults = [Fault(Kind.HOLD, "PUT", layout.HEAD)]
     with ThreadPoolExecutor() as beside:
-        claiming = beside.submit(make, 1)
+        claiming = beside.submit(late.claim, 1, expect_head=False)
         eventually(lambda: between.happened, 10, "the claim is about to write")
         collect.collect(bucket, run_uid=config.run.uid, attempt=0, keep_artifact=False)
         between.let_go.set()
         with pytest.raises(HeadLost, match="no owner mark"):
             claiming.result(30)
     assert list(bucket.walk()) == []
+    assert not versioned or s3.versions(bucket) == []
 
 
 def test_a_collection_in_the_middle_of_which_the_run_is_claimed(
