@@ -15,16 +15,16 @@ from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage import errors
 from lorafinetune_trainer import imports, inputs, places, planning
-from lorafinetune_trainer.checkpoints import Checkpoints, Verified
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
-from lorafinetune_trainer.report import Reporter
+from lorafinetune_trainer.saving.checkpoints import Checkpoints, Verified
+from lorafinetune_trainer.telling.report import Reporter
 from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
     from lorafinetune_trainer.inputs import Inputs
-    from lorafinetune_trainer.loop import Loop, Progress
-    from lorafinetune_trainer.model import Model
+    from lorafinetune_trainer.training.loop import Loop, Progress
+    from lorafinetune_trainer.training.model import Model
 
 EXPORT_GRACE: Final = 5.0
 """Seconds for which SIGTERM waits while the artifact is being published."""
@@ -73,9 +73,9 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
 
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
-    from lorafinetune_trainer import model as models
-    from lorafinetune_trainer.loop import Loop
-    from lorafinetune_trainer.saver import Saver
+    from lorafinetune_trainer.saving.saver import Saver
+    from lorafinetune_trainer.training import model as models
+    from lorafinetune_trainer.training.loop import Loop
 
     config, ending, reporter = wires.config, wires.ending, wires.reporter
     training = config.training
@@ -143,7 +143,7 @@ def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: lis
 
 def _publish(wires: Wires, given: Inputs, model: Model, loop: Loop) -> ExitCode:
     """Make the artifact durable; from here on SIGTERM waits a little."""
-    from lorafinetune_trainer import export
+    from lorafinetune_trainer.product import export
 
     wires.ending.grace = EXPORT_GRACE
     wires.enter(Phase.EXPORTING)

@@ -24,7 +24,7 @@ from lorafinetune_trainer import signals
 if TYPE_CHECKING:
     from lorafinetune.contract.event import Phase, Saved
     from lorafinetune_trainer.failure import Failure
-    from lorafinetune_trainer.report import Reporter
+    from lorafinetune_trainer.telling.report import Reporter
 
 MAX_TERMINATION_BYTES: Final = 4096
 """Kubernetes cuts termination messages there."""

@@ -14,8 +14,8 @@ HEAVY: Final = (
     "diffusers.models.unets.unet_2d_condition",
     "diffusers.schedulers.scheduling_ddpm",
     "peft",
-    "lorafinetune_trainer.loop",
-    "lorafinetune_trainer.model",
+    "lorafinetune_trainer.training.loop",
+    "lorafinetune_trainer.training.model",
 )
 UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib")
 """Optional for the libraries, useless to us; absent in the image, but a developer's environment may have them."""

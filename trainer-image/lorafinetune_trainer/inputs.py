@@ -16,11 +16,13 @@ from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
-from lorafinetune_trainer import basemodel, conditioning, planning
-from lorafinetune_trainer import dataset as datasets
-from lorafinetune_trainer.basemodel import ENCODERS, TRAINED, Files, Means
-from lorafinetune_trainer.conditioning import Sample
-from lorafinetune_trainer.dataset import Dataset
+from lorafinetune_trainer import planning
+from lorafinetune_trainer.base import files as basemodel
+from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means
+from lorafinetune_trainer.conditioning import pinned as conditioning
+from lorafinetune_trainer.conditioning.pinned import Sample
+from lorafinetune_trainer.data import dataset as datasets
+from lorafinetune_trainer.data.dataset import Dataset
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.wires import Wires
 
@@ -64,7 +66,7 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     base_model_digest = files.digest(TRAINED)
     importing.join()
 
-    from lorafinetune_trainer import model
+    from lorafinetune_trainer.training import model
 
     threads = head.plan.threads if head.plan is not None else planning.threads()
     model.be_deterministic(threads)

@@ -9,9 +9,9 @@ from lorafinetune.contract import layout
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.checkpoints import Checkpoints
 from lorafinetune_trainer.ending import Ending
-from lorafinetune_trainer.report import Reporter
+from lorafinetune_trainer.saving.checkpoints import Checkpoints
+from lorafinetune_trainer.telling.report import Reporter
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,9 @@ PRELOADED = [
     "transformers.models.clip.tokenization_clip",
     "torch._dynamo",
     "boto3",
-    "lorafinetune_trainer.saver",
-    "lorafinetune_trainer.loop",
-    "lorafinetune_trainer.export",
+    "lorafinetune_trainer.saving.saver",
+    "lorafinetune_trainer.training.loop",
+    "lorafinetune_trainer.product.export",
     "lorafinetune_trainer.main",
     "tests.integration.trainer.preloaded",
 ]

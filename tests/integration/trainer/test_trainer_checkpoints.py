@@ -17,7 +17,7 @@ from lorafinetune.contract.runconfig import RunConfig, Storage
 from lorafinetune.storage import collect, errors, inventory
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.checkpoints import Checkpoints, Snapshot
+from lorafinetune_trainer.saving.checkpoints import Checkpoints, Snapshot
 from tests.integration.trainer.faults import HANG_SECONDS, Fault, Kind, Proxy, proxy
 from tests.integration.trainer.s3 import Access
 
@@ -223,7 +223,7 @@ def test_a_commit_with_a_deadline_gives_up_in_time(make: Make, between: Proxy) -
 
 
 def test_large_states_are_put_in_parts(make: Make, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lorafinetune_trainer import state
+    from lorafinetune_trainer.saving import state
 
     split = state.split
     monkeypatch.setattr(state, "split", lambda tensors: split(tensors, 100_000))

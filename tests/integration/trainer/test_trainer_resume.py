@@ -45,7 +45,7 @@ def test_an_undisturbed_run_ends_with_the_artifact_and_two_checkpoints(undisturb
 
 
 def test_the_weights_moved(undisturbed: Run) -> None:
-    from lorafinetune_trainer import state
+    from lorafinetune_trainer.saving import state
 
     tensors, metadata = state.decode(undisturbed.file())
     moved = [name for name, tensor in tensors.items() if ".lora_B." in name and bool(tensor.abs().max() > 1e-4)]

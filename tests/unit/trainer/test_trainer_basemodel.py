@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lorafinetune.contract.runconfig import BaseModelSource
-from lorafinetune_trainer import basemodel
-from lorafinetune_trainer.basemodel import ENCODERS, TRAINED, Files, Means
+from lorafinetune_trainer.base import files as basemodel
+from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means
 from lorafinetune_trainer.failure import Failure
 
 FILES: dict[str, object] = {

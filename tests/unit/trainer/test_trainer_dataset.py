@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lorafinetune.contract.runconfig import Dataset as Source
-from lorafinetune_trainer import dataset
+from lorafinetune_trainer.data import dataset
 from lorafinetune_trainer.failure import Failure
 
 

@@ -12,7 +12,9 @@ import torch
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.contract.training import Training
-from lorafinetune_trainer import export, model, state
+from lorafinetune_trainer.product import export
+from lorafinetune_trainer.saving import state
+from lorafinetune_trainer.training import model
 
 SDXL: dict[str, Any] = {
     "act_fn": "silu",

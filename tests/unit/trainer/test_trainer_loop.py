@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorafinetune.contract.training import Schedule, Training
-from lorafinetune_trainer import loop as loops
-from lorafinetune_trainer.checkpoints import Snapshot
-from lorafinetune_trainer.conditioning import Sample
+from lorafinetune_trainer.conditioning.pinned import Sample
 from lorafinetune_trainer.failure import Failure
-from lorafinetune_trainer.loop import Loop, learning_rate
-from lorafinetune_trainer.model import Model
+from lorafinetune_trainer.saving.checkpoints import Snapshot
+from lorafinetune_trainer.training import loop as loops
+from lorafinetune_trainer.training.loop import Loop, learning_rate
+from lorafinetune_trainer.training.model import Model
 
 
 def training(**changes: Any) -> Training:
@@ -135,7 +135,7 @@ def test_the_split_into_passes_does_not_change_what_is_seen() -> None:
 
 
 def test_the_noise_and_its_target_are_those_of_the_scheduler() -> None:
-    from lorafinetune_trainer import order
+    from lorafinetune_trainer.training import order
 
     for prediction in ("epsilon", "v_prediction"):
         loop = make(training(gradientAccumulation=1), prediction)

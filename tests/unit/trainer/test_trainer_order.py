@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorafinetune_trainer import order
+from lorafinetune_trainer.training import order
 
 DIGEST = "d" * 64
 

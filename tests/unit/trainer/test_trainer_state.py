@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 
 from lorafinetune.contract import canonical
-from lorafinetune_trainer import state
+from lorafinetune_trainer.saving import state
 
 TENSORS = {
     "b": torch.arange(6, dtype=torch.float32).reshape(2, 3),

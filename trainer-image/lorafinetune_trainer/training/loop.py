@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.training import Precision, Schedule, Training
-from lorafinetune_trainer import order
-from lorafinetune_trainer.checkpoints import Snapshot
-from lorafinetune_trainer.conditioning import Sample
+from lorafinetune_trainer.conditioning.pinned import Sample
 from lorafinetune_trainer.failure import Failure
-from lorafinetune_trainer.model import Model
+from lorafinetune_trainer.saving.checkpoints import Snapshot
+from lorafinetune_trainer.training import order
+from lorafinetune_trainer.training.model import Model
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

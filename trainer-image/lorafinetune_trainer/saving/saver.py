@@ -11,10 +11,10 @@ from lorafinetune.contract.event import EventType, Saved
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.storage import errors
-from lorafinetune_trainer.checkpoints import Checkpoints, Snapshot
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, explain
-from lorafinetune_trainer.report import Reporter
+from lorafinetune_trainer.saving.checkpoints import Checkpoints, Snapshot
+from lorafinetune_trainer.telling.report import Reporter
 
 MAX_FAILED_SAVES: Final = 3
 """Saves that may fail in a row before the attempt ends: work that cannot be kept is not worth paying for."""

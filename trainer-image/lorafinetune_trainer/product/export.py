@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from lorafinetune.contract import layout
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune_trainer import state
+from lorafinetune_trainer.saving import state
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract.training import Precision, Training
-from lorafinetune_trainer import order
-from lorafinetune_trainer.basemodel import Files, unloadable
+from lorafinetune_trainer.base.files import Files, unloadable
 from lorafinetune_trainer.failure import invalid
+from lorafinetune_trainer.training import order
 
 if TYPE_CHECKING:
     import torch

@@ -20,10 +20,10 @@ from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.manifest import MAX_FILES, MAX_MANIFEST_BYTES, File, Manifest
 from lorafinetune.storage import errors, inventory
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer import state
-from lorafinetune_trainer.basemodel import Files, Part, unloadable
-from lorafinetune_trainer.dataset import Dataset, Image
+from lorafinetune_trainer.base.files import Files, Part, unloadable
+from lorafinetune_trainer.data.dataset import Dataset, Image
 from lorafinetune_trainer.failure import invalid
+from lorafinetune_trainer.saving import state
 
 if TYPE_CHECKING:
     import torch

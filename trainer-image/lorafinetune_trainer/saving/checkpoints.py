@@ -20,8 +20,8 @@ from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage import errors, inventory
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer import state
 from lorafinetune_trainer.failure import invalid
+from lorafinetune_trainer.saving import state
 
 if TYPE_CHECKING:
     import torch
