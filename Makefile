@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS ?=
+COMPILE := $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal \
+	--python-version 3.11 pyproject.toml
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
@@ -42,11 +44,9 @@ programs: $(STAMP) ## Find or build etcd, the Kubernetes programs, versitygw and
 	@$(BIN)/python -m localcluster programs
 
 lock: $(STAMP) ## Resolve the dependencies anew and write locks/ with hashes
-	@for extra in operator trainer; do \
-	  $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 \
-	    --extra $$extra pyproject.toml -o locks/$$extra.txt -c locks/dev.txt; done
-	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 \
-	    --extra operator --extra trainer --extra dev pyproject.toml -o locks/dev.txt
+	@$(COMPILE) --extra operator --extra trainer --extra eight-bit --extra tensorboard --extra dev -o locks/dev.txt
+	@$(COMPILE) --extra operator -o locks/operator.txt -c locks/dev.txt
+	@$(COMPILE) --extra trainer --extra eight-bit --extra tensorboard -o locks/trainer.txt -c locks/dev.txt
 
 bench: programs ## Measure the operator on a real control plane; prints a table
 	@$(BIN)/python -m tests.bench

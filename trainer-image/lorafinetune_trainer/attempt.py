@@ -64,7 +64,7 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         message=_story(checkpoints, found.entry if found is not None else None, []),
     )
     made = head.artifact
-    if made is not None and made.step >= config.training.steps and checkpoints.is_whole(made):
+    if made is not None and made.step >= (config.training.steps or made.step) and checkpoints.is_whole(made):
         reporter.tell(EventType.FINISHED, made.step, phase=Phase.EXPORTING, artifact=made)
         return ExitCode.FINISHED
     ending.scratch = scratch = Path(tempfile.mkdtemp(prefix="lorafinetune-", dir=config.scratch))
@@ -80,7 +80,15 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     config, ending, reporter = wires.config, wires.ending, wires.reporter
     training = config.training
     model = models.load(given.files, training, given.accelerator.device)
-    loop = Loop(model, given.samples, training, dataset_digest=given.dataset_digest, accelerator=given.accelerator)
+    total = planning.total(given.plan, training)
+    loop = Loop(
+        model,
+        given.samples,
+        training,
+        dataset_digest=given.dataset_digest,
+        accelerator=given.accelerator,
+        total=total,
+    )
     entry = _resume(wires, loop, found)
     del found  # its bytes
     # What lives now lives on: the collector need not walk through it again, which would stall the saver's thread.
@@ -100,7 +108,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
             learning_rate=progress.learning_rate,
             seconds_per_step=progress.seconds_per_step,
         )
-        if progress.step % config.checkpoint.every_steps == 0 and progress.step < training.steps:
+        if progress.step % config.checkpoint.every_steps == 0 and progress.step < total:
             saver.offer(loop.snapshot(), SaveReason.PERIODIC)
 
     loop.train(on_step)
@@ -121,7 +129,7 @@ def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry
             found = wires.checkpoints.newest_verified()
         else:
             break
-    standing, steps = wires.ending.standing, wires.config.training.steps
+    standing, steps = wires.ending.standing, loop.total
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
     if loop.step != standing.step:
         raise Failure(
@@ -150,7 +158,8 @@ def _publish(wires: Wires, given: Inputs, model: Model, loop: Loop) -> ExitCode:
     product = export.Product(
         config=wires.config,
         plan=given.plan,
-        images=len(given.samples),
+        images=len(given.samples.instances),
+        steps=loop.total,
         updates=loop.updates,
         layers_per_block=int(model.unet.config.layers_per_block),
     )

@@ -20,7 +20,7 @@ from lorafinetune_trainer import planning
 from lorafinetune_trainer.base import files as basemodel
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means
 from lorafinetune_trainer.conditioning import pinned as conditioning
-from lorafinetune_trainer.conditioning.pinned import Sample
+from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.data import dataset as datasets
 from lorafinetune_trainer.data.dataset import Dataset
 from lorafinetune_trainer.failure import Failure
@@ -39,7 +39,7 @@ class Inputs:
     """All that the training starts from, besides the checkpoint."""
 
     plan: Plan
-    samples: list[Sample]
+    samples: Samples
     dataset_digest: str
     files: Files
     accelerator: Accelerator
@@ -71,7 +71,11 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     threads = head.plan.threads if head.plan is not None else planning.threads()
     model.be_deterministic(threads)
     mine = planning.make(
-        config, dataset_digest=dataset.digest, base_model_digest=base_model_digest, thread_count=threads
+        config,
+        dataset_digest=dataset.digest,
+        base_model_digest=base_model_digest,
+        images=len(dataset.images),
+        thread_count=threads,
     )
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
@@ -120,7 +124,7 @@ def _condition(
     )
 
 
-def _load(wires: Wires, entry: ConditioningEntry) -> list[Sample]:
+def _load(wires: Wires, entry: ConditioningEntry) -> Samples:
     try:
         return conditioning.load(wires.bucket, entry)
     except (errors.NotVerified, errors.ObjectMissing, ValueError, KeyError) as error:

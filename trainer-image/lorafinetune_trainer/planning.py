@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from importlib import metadata
@@ -9,6 +10,7 @@ from typing import Final
 
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune.contract.training import MAX_STEPS, Training
 from lorafinetune_trainer.failure import invalid
 
 LIBRARIES: Final = ("accelerate", "diffusers", "numpy", "peft", "torch", "transformers")
@@ -38,7 +40,31 @@ def device() -> str:
     return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def make(config: RunConfig, *, dataset_digest: str, base_model_digest: str, thread_count: int) -> Plan:
+STEPS: Final = (300, 3000)
+"""Fewest and most steps of a run that says neither steps nor epochs."""
+SHOWN: Final = 100
+"""How often such a run shows each image."""
+
+
+def steps(training: Training, images: int) -> int:
+    """Return the optimizer steps of a run whose epoch shows *images* images."""
+    if training.steps is not None:
+        return training.steps
+    if training.epochs is not None:
+        return min(MAX_STEPS, math.ceil(training.epochs * images / training.images_per_step))
+    wanted = math.ceil(SHOWN * images / training.images_per_step)
+    return max(STEPS[0], min(STEPS[1], wanted))
+
+
+def total(plan: Plan, training: Training) -> int:
+    """Return the optimizer steps of a run with *plan*: what the config says (it may be raised), else the plan."""
+    found = training.steps or plan.steps
+    if found is None:
+        raise invalid("PlanMismatch", "training.steps was given when the run began and is absent now: put it back")
+    return found
+
+
+def make(config: RunConfig, *, dataset_digest: str, base_model_digest: str, images: int, thread_count: int) -> Plan:
     """Return the plan that this attempt would commit."""
     training = config.training
     return Plan(
@@ -46,7 +72,8 @@ def make(config: RunConfig, *, dataset_digest: str, base_model_digest: str, thre
         config=config.mathematics(),
         dataset_digest=dataset_digest,
         base_model_digest=base_model_digest,
-        micro_batch=training.batch_size,
+        steps=steps(training, images),
+        micro_batch=training.micro_batch or training.batch_size,
         precision=training.precision,
         gradient_checkpointing=training.gradient_checkpointing,
         device=device(),
@@ -55,12 +82,26 @@ def make(config: RunConfig, *, dataset_digest: str, base_model_digest: str, thre
     )
 
 
+NEUTRAL: Final = RunConfig.model_validate(
+    {
+        "run": {"name": "-", "uid": "-"},
+        "baseModel": {"source": "/"},
+        "dataset": {"source": "/"},
+        "storage": {"uri": "-"},
+    }
+).mathematics()
+"""What a config without a word means."""
+
+
 def check(plan: Plan, mine: Plan) -> list[str]:
     """Compare the run's *plan* with this attempt's: return what may change bits, refuse what changes the result."""
+    # A field that the plan does not know was added later: what it defaults to is what was done before.
+    was = NEUTRAL | plan.config
+    now = NEUTRAL | mine.config
     wrong = [
-        f"{name} was {plan.config.get(name)!r}, now {mine.config.get(name)!r}"
-        for name in sorted(plan.config.keys() | mine.config.keys())
-        if plan.config.get(name) != mine.config.get(name)
+        f"{name} was {was.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
     ]
     if plan.dataset_digest != mine.dataset_digest:
         wrong.append("the images or captions of dataset.source have changed")

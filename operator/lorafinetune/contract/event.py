@@ -41,9 +41,12 @@ class Phase(StrEnum):
     STARTING = "Starting"
     DOWNLOADING = "Downloading"
     SCANNING = "Scanning"
+    GENERATING = "Generating"
+    """Class images are made with the base model."""
     CONDITIONING = "Conditioning"
     RESUMING = "Resuming"
     TRAINING = "Training"
+    VALIDATING = "Validating"
     SAVING = "Saving"
     EXPORTING = "Exporting"
 
@@ -78,6 +81,18 @@ class Event(OpenModel):
     learning_rate: float | None = None
     seconds_per_step: Annotated[float, Field(ge=0)] | None = None
     """Mean over the latest steps."""
+    total_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    """Optimizer steps that the run has in all, once that is known."""
+    gradient_norm: Annotated[float, Field(ge=0)] | None = None
+    """Of the last step, before it was limited."""
+    images_per_second: Annotated[float, Field(ge=0)] | None = None
+    mfu: Annotated[float, Field(ge=0)] | None = None
+    """Share of the GPU's peak rate that the model's own operations reach, where that is known."""
+    memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Peak memory of the GPU, or of the process where there is none."""
+    done: Annotated[int, Field(ge=0)] | None = None
+    """Items of the phase that are done, such as images, of ``total``."""
+    total: Annotated[int, Field(ge=0)] | None = None
     checkpoint: CheckpointEntry | None = None
     artifact: ArtifactEntry | None = None
     saved: Saved | None = None

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lorafinetune.contract.manifest import Sha256
 from lorafinetune.contract.model import OpenModel
+from lorafinetune.contract.training import MAX_STEPS
 
 
 class Plan(OpenModel):
@@ -19,8 +20,20 @@ class Plan(OpenModel):
     """Those fields, flattened, so that a refusal can say which one differs."""
     dataset_digest: Sha256
     base_model_digest: Sha256
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    """Optimizer steps, where the config gives none: from epochs or the size of the data set."""
+    initial_lora_digest: Sha256 | None = None
+    """Of the LoRA that the training starts from, where it does not start from nothing."""
     micro_batch: Annotated[int, Field(ge=1)]
-    """Images in one forward pass."""
+    """Images in one forward pass, at most: those of one pass have the same shape."""
+    compiled: bool = False
+    """Whether the UNet's blocks are compiled."""
+    attention: str = "sdpa"
+    """Which attention is computed."""
+    instructions: str = ""
+    """Vector instructions that the CPU's mathematics is held to, e.g. ``avx2``; empty on a GPU."""
+    image: str = ""
+    """The trainer's image, where it is known."""
     precision: str
     gradient_checkpointing: bool
     device: str

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.model import Model
-from lorafinetune.contract.training import Schedule, Training
+from lorafinetune.contract.training import MAX_STEPS, Schedule, Training
 
 ENV_RUN_CONFIG: Final = "LORAFINETUNE_RUN_CONFIG"
 ENV_POD_UID: Final = "LORAFINETUNE_POD_UID"
@@ -26,6 +26,13 @@ SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"
 SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"
 HUB_TOKEN: Final = "HF_TOKEN"
 
+MAX_INTERMEDIATE: Final = 64
+"""LoRAs of chosen steps that one run keeps."""
+CLASS_IMAGES: Final = 100
+"""Class images that are made where their number is not given."""
+
+Mathematics = dict[str, str | int | float | bool | None]
+
 
 class Run(Model):
     """Which run this is."""
@@ -39,13 +46,16 @@ class BaseModelSource(Model):
     """Where the base model comes from."""
 
     source: str
-    """``hf://owner/name``, ``s3://bucket/prefix/`` or a folder; each holds a diffusers SDXL folder."""
+    """``hf://owner/name``, ``s3://bucket/prefix/`` or a folder, each of which holds a diffusers SDXL folder; or one
+    ``.safetensors`` file: ``hf://owner/name/file``, ``s3://bucket/key`` or a path."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
     vae: str | None = None
     """Another VAE, from the same kinds of places."""
     hub_credentials: str | None = None
     """Folder that holds ``HF_TOKEN``."""
+    cache: bool = True
+    """Keep what a resume needs of a hub's model in the run's own prefix, so that no attempt fetches it twice."""
 
 
 class Dataset(Model):
@@ -55,6 +65,32 @@ class Dataset(Model):
     """``s3://bucket/prefix/`` or a folder."""
     instance_prompt: str | None = None
     """The caption of every image that has no caption file of its own."""
+    class_source: str | None = None
+    """``s3://bucket/prefix/`` or a folder with images of the class, for prior preservation."""
+    class_prompt: str | None = None
+    """The caption of class images without one, and the prompt of those that are made."""
+    class_images: Annotated[int, Field(ge=1, le=2000)] | None = None
+    """How many class images to make with the base model, where ``class_source`` is absent."""
+
+    @property
+    def makes_class_images(self) -> int:
+        """Number of class images that the run makes itself."""
+        if self.class_source is not None or self.class_prompt is None:
+            return 0
+        return self.class_images or CLASS_IMAGES
+
+
+class KeepIntermediate(Model):
+    """Which steps' LoRAs are kept beside the artifact."""
+
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=MAX_STEPS)]], Field(max_length=MAX_INTERMEDIATE)] = Field(
+        default_factory=list
+    )
+    every_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+
+    def keeps(self, step: int) -> bool:
+        """Whether the LoRA of *step* is kept."""
+        return step in self.steps or (self.every_steps is not None and step % self.every_steps == 0)
 
 
 class Checkpointing(Model):
@@ -62,6 +98,25 @@ class Checkpointing(Model):
 
     every_steps: Annotated[int, Field(ge=1)] = 50
     keep: Annotated[int, Field(ge=2, le=100)] = 2
+    keep_intermediate: KeepIntermediate | None = None
+
+
+class Validation(Model):
+    """Pictures that show how the training goes, and are no part of its mathematics."""
+
+    prompts: Annotated[list[str], Field(min_length=1, max_length=8)]
+    negative_prompt: str = ""
+    every_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 100
+    """Steps between two rows of pictures; the last step always has one."""
+    inference_steps: Annotated[int, Field(ge=1, le=100)] = 25
+    guidance: Annotated[float, Field(ge=1, le=30)] = 5.0
+    seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
+
+
+class Metrics(Model):
+    """What is written down besides events. JSON lines always are."""
+
+    tensor_board: bool = False
 
 
 class Storage(Model):
@@ -97,6 +152,9 @@ class RunConfig(Model):
     dataset: Dataset
     training: Training = Field(default_factory=Training)
     checkpoint: Checkpointing = Field(default_factory=Checkpointing)
+    validation: Validation | None = None
+    """Absent = no pictures."""
+    metrics: Metrics = Field(default_factory=Metrics)
     storage: Storage
     webhook: Webhook | None = None
     """Absent when the trainer runs by hand: it then tells its terminal only."""
@@ -110,21 +168,45 @@ class RunConfig(Model):
         """The run's own prefix in its bucket."""
         return layout.run_prefix(self.storage.uri, self.run.namespace, self.run.name, self.run.uid)
 
-    def mathematics(self) -> dict[str, str | int | float | bool | None]:
+    def mathematics(self) -> Mathematics:
         """Return the fields that change the LoRA's bytes, flattened; not cadence, keep, names and places.
 
-        ``steps`` belongs to them only where the schedule looks at the end.
+        ``steps`` belongs to them only where the schedule looks at the end. Fields that are absent, or have no effect
+        beside the others, are left out.
         """
-        training = self.training.to_json()
-        lora = training.pop("lora")
-        if self.training.schedule is Schedule.CONSTANT:
-            training.pop("steps")
-        training["lora.rank"] = lora["rank"]
-        training["lora.alpha"] = lora.get("alpha", float(lora["rank"]))
-        return {f"training.{name}": value for name, value in training.items()} | {
-            "dataset.instancePrompt": self.dataset.instance_prompt,
-        }
+        training = self.training
+        found: Mathematics = {}
+        _flatten(training.to_json(), "training.", found)
+        found["training.learningRate"] = training.peak_rate
+        found["training.lora.alpha"] = training.lora.alpha or float(training.lora.rank)
+        del found["training.lora.dropout"], found["training.batchSize"], found["training.gradientAccumulation"]
+        found["training.imagesPerStep"] = training.images_per_step
+        idle = {"training.microBatch", "training.lora.initFrom", "training.compile"}  # the plan has what became of them
+        if not training.looks_at_the_end:
+            idle |= {"training.steps", "training.epochs"}
+        if not training.lora.text_encoder:
+            idle.add("training.textEncoderLearningRate")
+        if training.schedule is not Schedule.COSINE_WITH_RESTARTS:
+            idle.add("training.scheduleCycles")
+        if training.schedule is not Schedule.POLYNOMIAL:
+            idle.add("training.schedulePower")
+        if not training.captions.shuffle:
+            idle.add("training.captions.keepTokens")
+        if self.dataset.class_source is None and self.dataset.class_prompt is None:
+            idle.add("training.priorLossWeight")
+        found["dataset.instancePrompt"] = self.dataset.instance_prompt
+        found["dataset.classPrompt"] = self.dataset.class_prompt
+        found["dataset.classImages"] = self.dataset.makes_class_images or None
+        return {name: value for name, value in found.items() if name not in idle and value is not None}
 
     def digest(self) -> str:
         """SHA-256 over :meth:`mathematics`."""
         return canonical.digest(self.mathematics())
+
+
+def _flatten(members: dict[str, Any], prefix: str, found: Mathematics) -> None:
+    for name, value in members.items():
+        if isinstance(value, dict):
+            _flatten(value, f"{prefix}{name}.", found)
+        else:
+            found[prefix + name] = value

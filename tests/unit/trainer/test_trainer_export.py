@@ -54,7 +54,7 @@ def product(*, name: str = "one", alpha: float = 8, **training: Any) -> export.P
         device=f"GPU of {name}",
         threads=3,
     )
-    return export.Product(config=config, plan=plan, images=12, updates=499, layers_per_block=2)
+    return export.Product(config=config, plan=plan, images=12, steps=500, updates=499, layers_per_block=2)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorafinetune.contract.training import Schedule, Training
-from lorafinetune_trainer.conditioning.pinned import Sample
+from lorafinetune_trainer.conditioning.samples import Latents, Prompt, Sample, Samples
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.saving.checkpoints import Snapshot
 from lorafinetune_trainer.training import loop as loops
@@ -26,7 +26,7 @@ def training(**changes: Any) -> Training:
 
 def rates(**changes: Any) -> list[float]:
     settings = training(**changes)
-    return [round(learning_rate(settings, step), 6) for step in range(settings.steps)]
+    return [round(learning_rate(settings, step, settings.steps or 0), 6) for step in range(settings.steps or 0)]
 
 
 def test_learning_rates() -> None:
@@ -39,7 +39,7 @@ def test_learning_rates() -> None:
 @given(st.sampled_from(Schedule), st.integers(1, 50), st.integers(0, 60))
 def test_learning_rates_stay_between_zero_and_the_peak(schedule: Schedule, steps: int, warmup: int) -> None:
     settings = training(schedule=schedule, steps=steps, warmupSteps=warmup)
-    assert all(0 < learning_rate(settings, step) <= 0.1 for step in range(steps))
+    assert all(0 < learning_rate(settings, step, settings.steps or 0) <= 0.1 for step in range(steps))
 
 
 class Unet(torch.nn.Module):
@@ -55,19 +55,19 @@ class Unet(torch.nn.Module):
         return (noisy * self.factor,)
 
 
-SAMPLES = [
-    Sample(
-        mean=torch.full((4, 2, 2), float(number)),
-        std=torch.zeros(4, 2, 2),
-        flipped_mean=torch.full((4, 2, 2), -float(number)),
-        flipped_std=torch.zeros(4, 2, 2),
-        time_ids=torch.tensor([1365.0, 1, 0, 0, 64, 64]),
-        flipped_time_ids=torch.tensor([1365.0, 1, 0, 9, 64, 64]),
-        embeddings=torch.zeros(77, 4),
-        pooled=torch.zeros(4),
+SIZES, MIRRORED = torch.tensor([1365.0, 1, 0, 0, 64, 64]), torch.tensor([1365.0, 1, 0, 9, 64, 64])
+SAMPLES = Samples(
+    tuple(
+        Sample(
+            name=f"{number}.png",
+            cuts=(Latents(torch.full((4, 2, 2), float(number)), torch.zeros(4, 2, 2), SIZES),),
+            flipped=(Latents(torch.full((4, 2, 2), -float(number)), torch.zeros(4, 2, 2), MIRRORED),),
+            captions=("a",),
+            prompts=(Prompt(torch.zeros(77, 4), torch.zeros(4)),),
+        )
+        for number in range(1, 4)
     )
-    for number in range(1, 4)
-]
+)
 
 
 def make(settings: Training, prediction: str = "epsilon") -> Loop:
@@ -76,7 +76,9 @@ def make(settings: Training, prediction: str = "epsilon") -> Loop:
 
     unet = Unet()
     model = Model(unet, {"factor": unet.factor}, DDPMScheduler(), prediction, torch.float32)
-    return Loop(model, SAMPLES, settings, dataset_digest="d", accelerator=Accelerator(cpu=True))
+    return Loop(
+        model, SAMPLES, settings, dataset_digest="d", accelerator=Accelerator(cpu=True), total=settings.steps or 0
+    )
 
 
 def train(loop: Loop, until: int) -> list[loops.Progress]:
@@ -144,10 +146,12 @@ def test_the_noise_and_its_target_are_those_of_the_scheduler() -> None:
         image = order.sample(0, "d", 3, step=0, slot=0, batch=1)
         timesteps = torch.tensor([order.timestep(0, 0, 0, 1000)])
         scheduler = loop._model.noise
-        noisy = scheduler.add_noise(SAMPLES[image].mean.unsqueeze(0), noise, timesteps)
+        noisy = scheduler.add_noise(SAMPLES.instances[image].cuts[0].mean.unsqueeze(0), noise, timesteps)
         assert torch.allclose(loop._model.unet.seen[0]["noisy"], noisy, atol=1e-6)
         target = (
-            noise if prediction == "epsilon" else scheduler.get_velocity(SAMPLES[image].mean[None], noise, timesteps)
+            noise
+            if prediction == "epsilon"
+            else scheduler.get_velocity(SAMPLES.instances[image].cuts[0].mean[None], noise, timesteps)
         )
         assert progress.loss == pytest.approx(float(((noisy * 0.5 - target) ** 2).mean()), rel=1e-5)
 
@@ -194,9 +198,9 @@ def test_steps_that_are_not_finite_change_nothing_and_are_counted() -> None:
     loop = make(settings)
     train(loop, 2)
     before = loop.snapshot().tensors["lora.factor"]
-    bad = SimpleNamespace(**{name: getattr(SAMPLES[0], name) for name in Sample.__slots__})
-    bad.mean = torch.full((4, 2, 2), math.nan)
-    loop._samples = [bad] * 3
+    one = SAMPLES.instances[0]
+    bad = replace(one, cuts=(replace(one.cuts[0], mean=torch.full((4, 2, 2), math.nan)),))
+    loop._samples = Samples((bad,) * 3)
     with pytest.raises(Failure, match="10 steps in a row, up to step 12") as caught:
         loop.train(lambda _: None)
     assert (caught.value.code, caught.value.reason) == (1, "NaNLoss")

@@ -21,6 +21,7 @@ from lorafinetune.contract.manifest import MAX_FILES, MAX_MANIFEST_BYTES, File, 
 from lorafinetune.storage import errors, inventory
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base.files import Files, Part, unloadable
+from lorafinetune_trainer.conditioning.samples import Latents, Prompt, Sample, Samples
 from lorafinetune_trainer.data.dataset import Dataset, Image
 from lorafinetune_trainer.failure import invalid
 from lorafinetune_trainer.saving import state
@@ -37,22 +38,6 @@ _Encoder = Callable[[], Callable[[_Item], "dict[str, torch.Tensor]"]]
 
 _VERSION: Final = "1"
 """Enters every key: raise it when the computation changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What the UNet is told of one image; latents are scaled, float32, (channels, height, width)."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    flipped_mean: torch.Tensor | None
-    flipped_std: torch.Tensor | None
-    time_ids: torch.Tensor
-    """Original height and width, crop top and left, target height and width, in pixels; float32, (6,)."""
-    flipped_time_ids: torch.Tensor | None
-    embeddings: torch.Tensor
-    """Of the prompt, (tokens, width)."""
-    pooled: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +120,7 @@ def prepare(
     return ConditioningEntry(manifest=key, manifest_sha256=sha256)
 
 
-def load(bucket: Bucket, entry: ConditioningEntry) -> list[Sample]:
+def load(bucket: Bucket, entry: ConditioningEntry) -> Samples:
     """Return the pinned samples in the order of the data set; raises NotVerified if anything is missing or changed."""
     body, _ = bucket.get(entry.manifest, limit=MAX_MANIFEST_BYTES)
     if canonical.sha256(body) != entry.manifest_sha256:
@@ -153,19 +138,21 @@ def load(bucket: Bucket, entry: ConditioningEntry) -> list[Sample]:
     for number in range(len(manifest.scalars)):
         latents_key, prompt_key = str(manifest.scalars[f"image.{number}"]).split()
         latents, prompt = objects[latents_key], objects[prompt_key]
+        flipped = (
+            (Latents(latents["flipped_mean"], latents["flipped_std"], latents["flipped_time_ids"]),)
+            if "flipped_mean" in latents
+            else ()
+        )
         samples.append(
             Sample(
-                mean=latents["mean"],
-                std=latents["std"],
-                flipped_mean=latents.get("flipped_mean"),
-                flipped_std=latents.get("flipped_std"),
-                time_ids=latents["time_ids"],
-                flipped_time_ids=latents.get("flipped_time_ids"),
-                embeddings=prompt["embeddings"],
-                pooled=prompt["pooled"],
+                name=str(number),
+                cuts=(Latents(latents["mean"], latents["std"], latents["time_ids"]),),
+                flipped=flipped,
+                captions=("",),
+                prompts=(Prompt(prompt["embeddings"], prompt["pooled"]),),
             )
         )
-    return samples
+    return Samples(tuple(samples))
 
 
 def _create(bucket: Bucket, key: str, body: bytes) -> File:

@@ -30,6 +30,7 @@ class Product:
     config: RunConfig
     plan: Plan
     images: int
+    steps: int
     updates: int
     layers_per_block: int
     """Of the UNet: kohya's names count its blocks another way."""
@@ -101,7 +102,7 @@ def _metadata(product: Product) -> dict[str, str]:
         "lorafinetune.rank": str(product.rank),
         "lorafinetune.alpha": f"{product.alpha:g}",
         "lorafinetune.resolution": str(training.resolution),
-        "lorafinetune.steps": str(training.steps),
+        "lorafinetune.steps": str(product.steps),
         "lorafinetune.seed": str(training.seed),
     }
 
@@ -115,8 +116,8 @@ def _kohya_metadata(product: Product) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": product.config.dataset.instance_prompt or "SDXL LoRA",
         "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_learning_rate": repr(training.learning_rate),
-        "ss_max_train_steps": str(training.steps),
+        "ss_learning_rate": repr(training.peak_rate),
+        "ss_max_train_steps": str(product.steps),
         "ss_mixed_precision": str(training.precision),
         "ss_network_alpha": f"{product.alpha:g}",
         "ss_network_dim": str(product.rank),
@@ -124,7 +125,7 @@ def _kohya_metadata(product: Product) -> dict[str, str]:
         "ss_num_train_images": str(product.images),
         "ss_resolution": f"({training.resolution}, {training.resolution})",
         "ss_seed": str(training.seed),
-        "ss_steps": str(training.steps),
+        "ss_steps": str(product.steps),
     }
 
 
@@ -136,10 +137,10 @@ def card(product: Product, story: str) -> str:
         "base model": config.base_model.source,
         "training images": f"{product.images} (digest {plan.dataset_digest[:12]})",
         "instance prompt": prompt or "none: each image had its own caption",
-        "steps": f"{training.steps}, of which {product.updates} changed the weights",
+        "steps": f"{product.steps}, of which {product.updates} changed the weights",
         "images per step": training.batch_size * training.gradient_accumulation,
         "resolution": training.resolution,
-        "learning rate": f"{training.learning_rate:g}, {training.schedule}",
+        "learning rate": f"{training.peak_rate:g}, {training.schedule}",
         "rank, alpha": f"{product.rank}, {product.alpha:g}",
         "precision": training.precision,
         "seed": training.seed,

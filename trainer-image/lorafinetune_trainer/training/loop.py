@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.training import Precision, Schedule, Training
-from lorafinetune_trainer.conditioning.pinned import Sample
+from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.saving.checkpoints import Snapshot
 from lorafinetune_trainer.training import order
@@ -42,17 +42,17 @@ class Progress(NamedTuple):
     seconds_per_step: float
 
 
-def learning_rate(training: Training, step: int) -> float:
+def learning_rate(training: Training, step: int, total: int) -> float:
     """Return the learning rate of *step* (0, 1 ...): a pure function, so no scheduler has a state to save."""
     if step < training.warmup_steps:
-        return training.learning_rate * ((step + 1) / training.warmup_steps)
+        return training.peak_rate * ((step + 1) / training.warmup_steps)
     if training.schedule is Schedule.CONSTANT:
-        return training.learning_rate
-    left = max(1, training.steps - training.warmup_steps)
+        return training.peak_rate
+    left = max(1, total - training.warmup_steps)
     done = min(1.0, (step - training.warmup_steps) / left)
     if training.schedule is Schedule.LINEAR:
-        return training.learning_rate * (1.0 - done)
-    return training.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        return training.peak_rate * (1.0 - done)
+    return training.peak_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 class Loop:
@@ -61,11 +61,12 @@ class Loop:
     def __init__(
         self,
         model: Model,
-        samples: Sequence[Sample],
+        samples: Samples,
         training: Training,
         *,
         dataset_digest: str,
         accelerator: Accelerator,
+        total: int,
     ) -> None:
         self._model = model
         self._samples = samples
@@ -76,7 +77,7 @@ class Loop:
         self._weights = list(model.weights.values())
         self._optimizer = torch.optim.AdamW(
             self._weights,
-            lr=training.learning_rate,
+            lr=training.peak_rate,
             betas=BETAS,
             eps=EPSILON,
             weight_decay=training.weight_decay,
@@ -86,6 +87,8 @@ class Loop:
         self._alphas = model.noise.alphas_cumprod.to(self._device, torch.float32)
         self._durations: deque[float] = deque(maxlen=20)
         self._lock = threading.Lock()
+        self.total = total
+        """Optimizer steps to do."""
         self.step = 0
         """Optimizer steps done."""
         self.updates = 0
@@ -144,9 +147,9 @@ class Loop:
 
     def train(self, on_step: Callable[[Progress], None]) -> None:
         """Take the steps that are left; *on_step* is called after each. Raises Failure when the loss stays NaN."""
-        while self.step < self._training.steps:
+        while self.step < self.total:
             started = time.monotonic()
-            rate = learning_rate(self._training, self.step)
+            rate = learning_rate(self._training, self.step, self.total)
             loss = self._take_step(rate)
             self._durations.append(time.monotonic() - started)
             mean = sum(self._durations) / len(self._durations)
@@ -185,24 +188,22 @@ class Loop:
         training, step = self._training, self.step
         slots = range(first_slot, first_slot + training.batch_size)
         batch = training.batch_size * training.gradient_accumulation
+        instances = self._samples.instances
         latents, noises, timesteps, times, embeddings, pooled = [], [], [], [], [], []
         for slot in slots:
-            sample = self._samples[
-                order.sample(training.seed, self._dataset_digest, len(self._samples), step=step, slot=slot, batch=batch)
+            sample = instances[
+                order.sample(training.seed, self._dataset_digest, len(instances), step=step, slot=slot, batch=batch)
             ]
-            mean, std, time_ids = sample.mean, sample.std, sample.time_ids
-            if training.random_flip and order.flip(training.seed, step, slot):
-                assert sample.flipped_mean is not None
-                assert sample.flipped_std is not None
-                assert sample.flipped_time_ids is not None
-                mean, std, time_ids = sample.flipped_mean, sample.flipped_std, sample.flipped_time_ids
-            shape = tuple(mean.shape)
-            latents.append(mean + std * torch.from_numpy(order.posterior(training.seed, step, slot, shape)).float())
+            cut = (sample.flipped if training.random_flip and order.flip(training.seed, step, slot) else sample.cuts)[0]
+            shape = tuple(cut.mean.shape)
+            latents.append(
+                cut.mean + cut.std * torch.from_numpy(order.posterior(training.seed, step, slot, shape)).float()
+            )
             noises.append(torch.from_numpy(order.noise(training.seed, step, slot, shape)).float())
             timesteps.append(order.timestep(training.seed, step, slot, len(self._alphas)))
-            times.append(time_ids)
-            embeddings.append(sample.embeddings)
-            pooled.append(sample.pooled)
+            times.append(cut.time_ids)
+            embeddings.append(sample.prompts[0].embeddings)
+            pooled.append(sample.prompts[0].pooled)
         clean, noise = self._stack(latents), self._stack(noises)
         alpha = self._alphas[torch.tensor(timesteps, device=self._device)].reshape(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1.0 - alpha).sqrt() * noise
@@ -234,7 +235,7 @@ class Loop:
                 ExitCode.FAILED,
                 "NaNLoss",
                 f"loss or gradient was NaN or infinite in {self.not_finite} steps in a row, up to step {self.step}: "
-                f"lower training.learningRate (now {training.learning_rate:g}), "
+                f"lower training.learningRate (now {training.peak_rate:g}), "
                 + ("use training.precision bf16, " if training.precision is Precision.FP16 else "")
                 + "or check the base model's weights; the checkpoints before it are kept",
             )

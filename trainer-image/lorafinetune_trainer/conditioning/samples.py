@@ -1,0 +1,62 @@
+"""What the UNet is told of the images: latents in all their cuts, and prompts in all their orders, ready to draw from.
+
+Nothing here is chosen: which cut, flip and order a place of the training shows is said by ``training.order``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """One cut of one image, as the VAE sees it: scaled, float32, on the CPU."""
+
+    mean: torch.Tensor
+    """Of the posterior, (channels, height, width)."""
+    std: torch.Tensor
+    time_ids: torch.Tensor
+    """Original height and width, crop top and left, target height and width, in pixels; float32, (6,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One caption, as both text encoders see it."""
+
+    embeddings: torch.Tensor
+    """(tokens, width); a long caption has a multiple of 77 tokens."""
+    pooled: torch.Tensor
+    """(width,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image."""
+
+    name: str
+    """Of its file, for messages."""
+    cuts: tuple[Latents, ...]
+    """One, or as many as there are places to cut at; all of one shape."""
+    flipped: tuple[Latents, ...]
+    """The same cuts mirrored; empty where nothing is mirrored."""
+    captions: tuple[str, ...]
+    """Its caption, in one order or several."""
+    prompts: tuple[Prompt, ...]
+    """One for each caption; empty where the text encoders are trained and every step encodes anew."""
+    repeats: int = 1
+    """How often an epoch shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """All that a run draws from."""
+
+    instances: tuple[Sample, ...]
+    classes: tuple[Sample, ...] = ()
+    """Images of the class, for prior preservation; they have an order of their own."""
+    empty: Prompt | None = None
+    """The prompt without words, where captions are dropped."""

@@ -1,0 +1,1 @@
+"""Training state, made durable."""

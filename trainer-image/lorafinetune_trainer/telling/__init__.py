@@ -1,0 +1,1 @@
+"""What the world hears of an attempt."""
