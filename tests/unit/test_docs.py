@@ -15,8 +15,9 @@ import yaml
 from pydantic import BaseModel
 
 from lorafinetune.api.finetune import LoRAFineTuneSpec
+from lorafinetune.api.frozen import EDITABLE
 from lorafinetune.api.gpupool import GPUPoolSpec
-from lorafinetune.api.kinds import EDITABLE, LORAFINETUNE
+from lorafinetune.api.kinds import LORAFINETUNE
 from lorafinetune.contract.event import Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import Fenced, HeadLost
