@@ -164,7 +164,7 @@ def test_an_empty_section_of_yaml_is_an_absent_one(runs: Runs) -> None:
         ),
         pytest.param({"spec.validation": {"prompts": ["a dog, a cat"]}}, id="one picture"),
         pytest.param(
-            {"spec.validation": {"prompts": ["犬\n"] * 8, "everySteps": 5}, "spec.training": {"steps": 500}},
+            {"spec.validation": {"prompts": ["犬\n"] * 8, "everySteps": 10}, "spec.training": {"steps": 640}},
             id="as many pictures as can be",
         ),
         pytest.param({"spec.checkpoint": {"keepIntermediate": {"steps": [500, 100]}}}, id="chosen steps"),

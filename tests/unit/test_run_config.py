@@ -12,7 +12,7 @@ from lorafinetune.kube import pods
 from tests.unit.engine.given import pool
 
 RUN = RunSeen("n" * 63, "r" * 63, "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0", 1, 0.0, has_finalizer=True)
-TRAINER = pods.Trainer(image="trainer", webhook_url="https://operator.svc:8443", webhook_ca="c" * 8192)
+TRAINER = pods.Trainer(image="trainer", webhook_url="https://operator.svc:8443", webhook_ca="c" * 4096)
 SECTIONS = ("baseModel", "dataset", "training", "checkpoint", "validation", "metrics")
 
 FULL: dict[str, Any] = {
@@ -89,7 +89,7 @@ def test_what_is_absent_stays_so() -> None:
 
 
 def test_the_largest_run_config_fits_into_its_variable() -> None:
-    """Every text as long as the API server lets it be, in characters of four bytes each, and an authority of 8 KiB."""
+    """Every text as long as the API server lets it be, in characters of four bytes each, and a CA of 4 KiB."""
     wide = "\U0001d54f"
     place = "/" + wide * 1011 + ".safetensors"
     assert len(place) == 1024

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from lorafinetune.api.pictures import MAX_ROWS
 from lorafinetune.api.places import LORA_SENTENCE, LORA_SOURCE
 from lorafinetune.api.words import Extra, rule
-from lorafinetune.contract.runconfig import MAX_INTERMEDIATE
+from lorafinetune.contract.runconfig import MAX_INTERMEDIATE, MAX_PICTURED
 
 LARGEST_ADAMW_RATE: Final = "0.1"
 SMALLEST_PRODIGY_RATE: Final = "0.01"
@@ -113,9 +112,9 @@ KEEPING: Final = (
     ),
     rule(
         f"!has(self.validation) || self.validation.everySteps < 1 || !({KNOWN}) "
-        f"|| self.training.steps / self.validation.everySteps <= {MAX_ROWS}",
-        f"spec.validation.everySteps would make more than {MAX_ROWS} rows of pictures in spec.training.steps: choose "
-        "more",
+        f"|| self.training.steps / self.validation.everySteps <= {MAX_PICTURED}",
+        f"spec.validation.everySteps would make more than {MAX_PICTURED} rows of pictures in spec.training.steps: "
+        "choose more",
         field_path=".validation.everySteps",
     ),
 )

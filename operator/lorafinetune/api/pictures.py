@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import Field
 
@@ -10,9 +10,6 @@ from lorafinetune.api.places import NO_CONTROLS
 from lorafinetune.api.words import ruled, worded
 from lorafinetune.contract.model import OpenModel
 from lorafinetune.contract.training import MAX_STEPS
-
-MAX_ROWS: Final = 100
-"""Rows of validation pictures that one run makes."""
 
 Prompt = Annotated[
     str,
@@ -32,7 +29,7 @@ class ValidationSpec(OpenModel):
     negative_prompt: Annotated[str, Field(max_length=512, json_schema_extra=ruled(NO_CONTROLS))] = ""
     """What the pictures should not show."""
     every_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 100
-    """Optimizer steps between two rows of pictures; the last step always has one. At most 100 rows."""
+    """Optimizer steps between two rows of pictures; the last step always has one. At most 64 rows."""
     inference_steps: Annotated[int, Field(ge=1, le=100)] = 25
     """Denoising steps of one picture."""
     guidance: Annotated[float, Field(ge=1, le=30)] = 5.0
