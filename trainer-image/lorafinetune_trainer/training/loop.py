@@ -149,6 +149,11 @@ class Loop:
                 scalars["scaler.growthTracker"] = int(scaler["_growth_tracker"])
             return Snapshot(self.step, self.updates, tensors, scalars)
 
+    def published(self) -> dict[str, torch.Tensor]:
+        """Return copies, float32 on the CPU, of the weights that are to be exported, by name; from any thread."""
+        with self._lock:
+            return {name: weight.detach().to("cpu", copy=True) for name, weight in self._model.weights.items()}
+
     def train(self, on_step: Callable[[Progress], None]) -> None:
         """Take the steps that are left; *on_step* is called after each. Raises Failure when the loss stays NaN."""
         while self.step < self.total:
@@ -215,19 +220,14 @@ class Loop:
         target = noise
         if self._model.prediction == "v_prediction":
             target = alpha.sqrt() * noise - (1.0 - alpha).sqrt() * clean
-        with self._accelerator.autocast():
-            predicted = self._model.unet(
-                noisy.to(self._model.dtype),
-                torch.tensor(timesteps, device=self._device),
-                encoder_hidden_states=self._stack(embeddings).to(self._model.dtype),
-                added_cond_kwargs={
-                    "text_embeds": self._stack(pooled).to(self._model.dtype),
-                    # Sizes stay 32-bit up to their embedding: bf16 would make 1368 of 1365.
-                    "time_ids": self._stack(times),
-                },
-                return_dict=False,
-            )[0]
-        return functional.mse_loss(predicted.float(), target)
+        predicted = self._model.predict(
+            noisy,
+            torch.tensor(timesteps, device=self._device),
+            self._stack(embeddings),
+            self._stack(pooled),
+            self._stack(times),
+        )
+        return functional.mse_loss(predicted, target)
 
     def _stack(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.stack(list(tensors)).to(self._device)
