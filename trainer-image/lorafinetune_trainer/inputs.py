@@ -20,6 +20,7 @@ from lorafinetune_trainer import planning
 from lorafinetune_trainer.base import fetching
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
+from lorafinetune_trainer.conditioning import latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.data import dataset as datasets
@@ -110,8 +111,8 @@ def _condition(wires: Wires, dataset: Dataset, files: Files, vae: Part, device: 
         wires.bucket,
         dataset,
         recipe,
-        encode_image=lambda: conditioning.image_encoder(dataset, vae, recipe, device),
-        encode_prompt=lambda: conditioning.prompt_encoder(files, device, wires.reporter.note),
+        encode_image=lambda: latents.encoder(dataset, vae, recipe, device),
+        encode_prompt=lambda: prompts.encoder(prompts.load(files, device)),
         run_uid=wires.config.run.uid,
         attempt=wires.checkpoints.attempt,
         before_put=lambda: wires.checkpoints.check_fence(seconds=FENCE_SECONDS),
