@@ -17,8 +17,9 @@ from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
-from lorafinetune_trainer.base import files as basemodel
-from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means
+from lorafinetune_trainer.base import fetching
+from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
+from lorafinetune_trainer.base.places import Means
 from lorafinetune_trainer.conditioning import latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.samples import Samples
@@ -60,10 +61,8 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     wires.enter(Phase.DOWNLOADING)
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
-    files = basemodel.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
-    separate = (
-        basemodel.fetch_vae(config.base_model, means) if config.base_model.vae is not None and not pinned else None
-    )
+    files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
+    vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
     base_model_digest = files.digest(TRAINED)
     importing.join()
 
@@ -82,7 +81,7 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
         wires.enter(Phase.CONDITIONING)
-        entry = _condition(wires, dataset, files, separate, accelerator.device)
+        entry = _condition(wires, dataset, files, vae, accelerator.device)
         head = wires.checkpoints.pin(mine, entry)
         model.release()
     assert head.plan is not None
@@ -92,11 +91,7 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     return Inputs(head.plan, samples, dataset.digest, files, accelerator, remarks)
 
 
-def _condition(
-    wires: Wires, dataset: Dataset, files: Files, separate: Files | None, device: torch.device
-) -> ConditioningEntry:
-    vae = basemodel.Part(separate, "vae" if separate.names[0].startswith("vae/") else "") if separate else None
-    vae = vae or basemodel.Part(files, "vae")
+def _condition(wires: Wires, dataset: Dataset, files: Files, vae: Part, device: torch.device) -> ConditioningEntry:
     training = wires.config.training
     recipe = conditioning.Recipe(
         resolution=training.resolution,
