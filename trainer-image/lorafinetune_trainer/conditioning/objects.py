@@ -84,6 +84,8 @@ class Objects:
 
     def put(self, key: str, body: bytes) -> File:
         """Put an object where nothing lies; where something does, or may, that is what counts."""
+        if layout.conditioning(key) in self._there:
+            return self._adopt(key)
         for again in reversed(range(CREATE_ATTEMPTS)):
             self._before_put()
             try:

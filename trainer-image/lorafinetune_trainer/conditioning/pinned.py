@@ -58,7 +58,11 @@ def prepare(
     empty = ("",) if kept and recipe.training.captions.dropout > 0 else None
     said = [*orders, *([empty] if empty else []), *((words,) for words in validation if kept)]
     by_key = {recipe.prompts_key(one): one for one in said}
-    pictures = {recipe.latents_key(image): (source, image) for source in sources for image in source.images}
+    pictures = {
+        recipe.latents_key(image): (source, image)
+        for source in sources
+        for image in sorted(source.images, key=lambda one: one.name)
+    }
     total = len(by_key) + len(pictures)
     if total >= MAX_FILES:
         raise invalid("TooManyImages", f"images and captions together are {total}, more than the {MAX_FILES} allowed")
