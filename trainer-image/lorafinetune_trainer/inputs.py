@@ -18,7 +18,6 @@ from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
 from lorafinetune_trainer.base import files as basemodel
-from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means
 from lorafinetune_trainer.conditioning import latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
@@ -139,11 +138,7 @@ def _condition(
     asked = config.validation
 
     def encode_prompts() -> Compute[tuple[str, ...]]:
-        import torch
-
-        encoders = parts.load_text_encoders(files, torch.float32)
-        for one in encoders:
-            one.model.to(device)
+        encoders = prompts.load(files, device)
         for remark in prompts.remarks(encoders, (image.caption for image in dataset.images)):
             wires.reporter.note(remark)
         return prompts.encoder(encoders)
