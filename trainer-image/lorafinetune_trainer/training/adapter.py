@@ -87,7 +87,9 @@ def scale(lora: Lora) -> float:
     return alpha / (math.sqrt(lora.rank) if lora.rs_lora else lora.rank)
 
 
-def add(part: torch.nn.Module, name: str, ends: Iterable[str], lora: Lora, *, dora: bool) -> dict[str, torch.Tensor]:
+def add(
+    part: torch.nn.Module, name: str, ends: Iterable[str], lora: Lora, *, dora: bool
+) -> dict[str, torch.nn.Parameter]:
     """Adapt the layers of *part* whose names end in one of *ends*; return what is trained, by name, in that order.
 
     Names begin with *name*: ``unet.down_blocks.1...to_q.lora_A.weight``. Everything else is frozen.
@@ -102,9 +104,7 @@ def add(part: torch.nn.Module, name: str, ends: Iterable[str], lora: Lora, *, do
             )
         above, _, last = place.rpartition(".")
         setattr(part.get_submodule(above), last, Adapted(layer, lora.rank, scale(lora), dora=dora))
-    return {
-        f"{name}.{place}": weight for place, weight in sorted(part.named_parameters()) if weight.requires_grad
-    }
+    return {f"{name}.{place}": weight for place, weight in sorted(part.named_parameters()) if weight.requires_grad}
 
 
 @torch.no_grad()

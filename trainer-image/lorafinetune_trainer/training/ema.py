@@ -10,7 +10,7 @@ from lorafinetune_trainer.training.vectors import Vector
 
 
 def decay(longest: float, updates: int) -> float:
-    """Return the share that stays of the average at the update number *updates* (1, 2 ...): at first it follows fast."""
+    """Return the share of the average that stays at update number *updates* (1, 2 ...): at first it follows fast."""
     return min(longest, (1 + updates) / (10 + updates))
 
 

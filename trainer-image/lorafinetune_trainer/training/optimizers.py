@@ -37,17 +37,13 @@ class Optimizer:
         self._kind = training.optimizer
         self._every = every
         own = training.text_encoder_learning_rate
-        self._peaks = [
-            own if own is not None and one.name == "encoders" else training.peak_rate for one in every
-        ]
+        self._peaks = [own if own is not None and one.name == "encoders" else training.peak_rate for one in every]
         if self._kind is Kind.PRODIGY and len(set(self._peaks)) > 1:
             raise invalid(
                 "InvalidConfig",
                 "training.textEncoderLearningRate: Prodigy finds one rate for all; leave it out, or use AdamW",
             )
-        groups = [
-            {"params": [one.master], "lr": peak} for one, peak in zip(every, self._peaks, strict=True)
-        ]
+        groups = [{"params": [one.master], "lr": peak} for one, peak in zip(every, self._peaks, strict=True)]
         self.inner = _MAKERS[self._kind](groups)
         for group in self.inner.param_groups:
             group["weight_decay"] = training.weight_decay
@@ -89,11 +85,11 @@ class Optimizer:
     def plan_restore(
         self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any], updates: int
     ) -> Callable[[], None]:
-        """Check what :meth:`flat` and :meth:`numbers` gave after *updates* updates; return what puts it in place.
+        """Check what :meth:`flat` and :meth:`numbers` gave after so many *updates*; return what puts it in place.
 
         ValueError or KeyError where it is not the state of this optimizer; nothing has changed then.
         """
-        found = {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+        found = dict(tensors)
         states: list[dict[str, Any]] = []
         for one in self._every if updates else ():
             state: dict[str, Any] = {"step": updates}
@@ -156,7 +152,9 @@ def _adamw_8bit(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 def _prodigy(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     from prodigyopt import Prodigy
 
-    made: torch.optim.Optimizer = Prodigy(groups, betas=BETAS, eps=EPSILON, use_bias_correction=True, safeguard_warmup=True)
+    made: torch.optim.Optimizer = Prodigy(
+        groups, betas=BETAS, eps=EPSILON, use_bias_correction=True, safeguard_warmup=True
+    )
     return made
 
 

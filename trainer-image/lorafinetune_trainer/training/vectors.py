@@ -1,4 +1,4 @@
-"""What is trained, as one vector per learning rate: so that clipping, optimizer, average and copy are single operations.
+"""What is trained, as one vector per learning rate: clipping, optimizer, average and copy are single operations.
 
 The vector is the 32-bit master. The model's layers hold views: of it, or, where the model computes in 16 bits, of a
 16-bit copy that is made anew after every update. Gradients are collected in 32 bits.
@@ -90,4 +90,7 @@ def vectors(weights: Mapping[str, torch.nn.Parameter], dtype: torch.dtype) -> li
 
 def norm(every: Iterable[Vector]) -> torch.Tensor:
     """Return the norm of all gradients together, as a tensor of one number."""
-    return torch.stack([torch.linalg.vector_norm(one.gradient) for one in every]).norm()
+    found: torch.Tensor = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(one.gradient) for one in every])
+    )
+    return found
