@@ -16,11 +16,13 @@ from torch.nn import functional
 
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.training import Precision, Training
+from lorafinetune_trainer import memory
 from lorafinetune_trainer.conditioning import prompts
 from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.saving.checkpoints import Snapshot
-from lorafinetune_trainer.training import batches, hostcopy, noising, rates, vectors
+from lorafinetune_trainer.saving.snapshots import HostCopies
+from lorafinetune_trainer.training import batches, noising, rates, vectors
 from lorafinetune_trainer.training.batches import Batch, Batches
 from lorafinetune_trainer.training.ema import Average
 from lorafinetune_trainer.training.model import Model
@@ -32,8 +34,6 @@ MAX_NOT_FINITE_FP16: Final = 25
 """In fp16 the first steps may overflow until the scaler has found its scale: it halves it each time."""
 MAX_NAMES: Final = 8
 """Images that a failure names."""
-SNAPSHOT_LIMIT: Final = 5.0
-"""Seconds after which a snapshot gives up waiting for the device."""
 _LORA, _EMA = "lora.", "ema."
 
 
@@ -87,8 +87,7 @@ class Loop:
         )
         self._durations: deque[float] = deque(maxlen=20)
         self._lock = threading.Lock()
-        self._copier = hostcopy.Copier(device)
-        self._newest: Snapshot | None = None
+        self._copies = HostCopies(device)
         self._bad: tuple[str, ...] = ()
         self.total = total
         """Optimizer steps to do."""
@@ -109,7 +108,7 @@ class Loop:
             raise ValueError(f"the checkpoint lacks {error}") from error
         with self._lock, torch.no_grad():
             put()
-            self._copier.mark()
+            self._copies.changed()
 
     def _plan_restore(self, snapshot: Snapshot) -> Callable[[], None]:
         tensors, scalars = snapshot.tensors, snapshot.scalars
@@ -144,51 +143,41 @@ class Loop:
     def snapshot(self) -> Snapshot:
         """Return the state after the newest step, copied to the CPU; from any thread, at any time.
 
-        Between two optimizer steps the state does not change, so the lock is held only while one is being taken. Where
-        the device does not answer within SNAPSHOT_LIMIT seconds, the newest snapshot that was taken before is returned;
-        TimeoutError if there is none.
+        Between two optimizer steps the state does not change, so the lock is held only while one is being taken.
         """
-        try:
-            with hostcopy.held(self._lock, SNAPSHOT_LIMIT):
-                tensors = {f"{_LORA}{one.name}": one.master.detach() for one in self._vectors}
-                if self._average is not None:
-                    named = zip(self._vectors, self._average.values, strict=True)
-                    tensors |= {f"{_EMA}{one.name}": value for one, value in named}
-                optimizer = self._optimizer.tensors()
-                copies = self._copier.copy(tensors | optimizer, SNAPSHOT_LIMIT)
-                scalars: dict[str, float | int | str | bool] = {
-                    "notFinite": self.not_finite,
-                    "skipped": self.skipped,
-                    **self._optimizer.numbers(),
-                }
-                if self._scaler is not None:
-                    scaler = self._scaler.state_dict()
-                    scalars["scaler.scale"] = float(scaler["scale"])
-                    scalars["scaler.growthTracker"] = int(scaler["_growth_tracker"])
-                step, updates = self.step, self.updates
-        except TimeoutError:
-            if self._newest is None:
-                raise
-            return self._newest
-        found = self._optimizer.flat({key: copies[key] for key in optimizer})
+        with self._lock:
+            trained: dict[str, torch.Tensor] = {f"{_LORA}{one.name}": one.master for one in self._vectors}
+            if self._average is not None:
+                values = zip(self._vectors, self._average.values, strict=True)
+                trained |= {f"{_EMA}{one.name}": value for one, value in values}
+            optimizer = self._optimizer.tensors()
+            copies = self._copies.take(trained | optimizer)
+            scalars: dict[str, float | int | str | bool] = {
+                "notFinite": self.not_finite,
+                "skipped": self.skipped,
+                **self._optimizer.numbers(),
+            }
+            if self._scaler is not None:
+                scaler = self._scaler.state_dict()
+                scalars["scaler.scale"] = float(scaler["scale"])
+                scalars["scaler.growthTracker"] = int(scaler["_growth_tracker"])
+            step, updates = self.step, self.updates
+        found = self._optimizer.named({key: copies[key] for key in optimizer})
         for one in self._vectors:
             for prefix in (_LORA, _EMA) if self._average is not None else (_LORA,):
                 parts = one.split(copies[prefix + one.name])
                 found.update({prefix + name: part for name, part in parts.items()})
-        self._newest = Snapshot(step, updates, found, scalars)
-        return self._newest
+        return Snapshot(step, updates, found, scalars)
 
     def published(self) -> dict[str, torch.Tensor]:
         """Return copies, float32 on the CPU, of the weights that are to be exported, by name; from any thread.
 
         The average where there is one, else the weights.
         """
-        with hostcopy.held(self._lock, SNAPSHOT_LIMIT):
-            values = (
-                self._average.values if self._average is not None else [one.master.detach() for one in self._vectors]
-            )
+        with self._lock:
+            values = self._average.values if self._average is not None else [one.master for one in self._vectors]
             named = {one.name: value for one, value in zip(self._vectors, values, strict=True)}
-            copies = self._copier.copy(named, SNAPSHOT_LIMIT)
+            copies = self._copies.take(named)
         return {name: part for one in self._vectors for name, part in one.split(copies[one.name]).items()}
 
     def train(self, on_step: Callable[[Progress], None]) -> None:
@@ -212,7 +201,7 @@ class Loop:
                         seconds_per_step=mean,
                         gradient_norm=norm if math.isfinite(norm) else None,
                         images_per_second=self._batches.images / max(mean, 1e-9),
-                        memory_bytes=hostcopy.peak_memory(self._device),
+                        memory_bytes=memory.peak(self._device),
                     )
                 )
                 self._guard()
@@ -248,7 +237,7 @@ class Loop:
             if self._scaler is not None:
                 self._scaler.update()
             self.step += 1
-            self._copier.mark()
+            self._copies.changed()
         return math.fsum(slots) if finite else math.nan, size
 
     def _pass(self, batch: Batch) -> torch.Tensor:

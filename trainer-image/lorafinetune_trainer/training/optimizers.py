@@ -62,7 +62,7 @@ class Optimizer:
             found.update({f"{key}.{one.name}": state[key] for key in self._keys(one) if key in state})
         return found
 
-    def flat(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def named(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return what :meth:`tensors` gave, by the names of a checkpoint: cut into weights where it is like them."""
         found: dict[str, torch.Tensor] = {}
         for one in self._every:
@@ -85,7 +85,7 @@ class Optimizer:
     def plan_restore(
         self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any], updates: int
     ) -> Callable[[], None]:
-        """Check what :meth:`flat` and :meth:`numbers` gave after so many *updates*; return what puts it in place.
+        """Check what :meth:`named` and :meth:`numbers` gave after so many *updates*; return what puts it in place.
 
         ValueError or KeyError where it is not the state of this optimizer; nothing has changed then.
         """
