@@ -64,7 +64,9 @@ def total(plan: Plan, training: Training) -> int:
     return found
 
 
-def make(config: RunConfig, *, dataset_digest: str, base_model_digest: str, images: int, thread_count: int) -> Plan:
+def make(
+    config: RunConfig, *, dataset_digest: str, base_model_digest: str, images: int, thread_count: int, level: str
+) -> Plan:
     """Return the plan that this attempt would commit."""
     training = config.training
     return Plan(
@@ -77,6 +79,7 @@ def make(config: RunConfig, *, dataset_digest: str, base_model_digest: str, imag
         precision=training.precision,
         gradient_checkpointing=training.gradient_checkpointing,
         device=device(),
+        instructions=level if device().startswith("cpu") else "",
         threads=thread_count,
         libraries=libraries(),
     )
@@ -120,4 +123,6 @@ def check(plan: Plan, mine: Plan) -> list[str]:
     ]
     if plan.device != mine.device:
         remarks.append(f"{plan.device} became {mine.device}")
+    elif plan.instructions != mine.instructions:
+        remarks.append(f"instructions {plan.instructions or 'of any width'} became {mine.instructions}")
     return remarks

@@ -107,7 +107,8 @@ def load(files: Files, training: Training, device: torch.device) -> Model:
 def add_adapter(unet: Any, training: Training, *, initialise: bool = True) -> dict[str, torch.nn.Parameter]:
     """Put LoRA matrices beside the attention layers of *unet*; return them by name, in the order of their names."""
     import torch
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft.mapping import inject_adapter_in_model  # not from peft itself: it would import forty other methods
+    from peft.tuners.lora import LoraConfig
 
     rank = training.lora.rank
     config = LoraConfig(
