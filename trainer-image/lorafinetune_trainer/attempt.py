@@ -100,6 +100,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
 
     def on_step(progress: Progress) -> None:
+        ending.hold()
         ending.standing.step = progress.step
         reporter.tell(
             EventType.PROGRESS,
@@ -170,7 +171,7 @@ def _publish(wires: Wires, given: Inputs, model: Model, loop: Loop) -> ExitCode:
     }
     run_ = wires.config.run
     story = f"\nRun {run_.namespace}/{run_.name} ({run_.uid}), finished by attempt {wires.checkpoints.attempt}.\n"
-    files = export.files(model.weights, product, story=story)
+    files = export.files(loop.published(), product, story=story)
     entry = wires.checkpoints.publish(loop.step, loop.updates, files, provenance)
     wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)
     try:

@@ -100,14 +100,14 @@ def test_diffusers_names_on_the_real_sdxl(real_names: dict[str, torch.Size]) -> 
     assert "unet.up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_out.0.lora_B.weight" in names
 
 
-MODULE = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+MODULE = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 WEIGHTS = {f"{MODULE}.lora_A.weight": torch.full((4, 8), 3.0), f"{MODULE}.lora_B.weight": torch.full((8, 4), 5.0)}
 
 
 def test_alpha_is_folded_for_diffusers_and_written_for_kohya() -> None:
     folded = export.diffusers_weights(WEIGHTS, product(alpha=8))
-    assert folded[f"unet.{MODULE}.lora_A.weight"][0, 0] == 3.0
-    assert folded[f"unet.{MODULE}.lora_B.weight"][0, 0] == 10.0
+    assert folded[f"{MODULE}.lora_A.weight"][0, 0] == 3.0
+    assert folded[f"{MODULE}.lora_B.weight"][0, 0] == 10.0
     base = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
     written = export.kohya_weights(WEIGHTS, product(alpha=8))
     assert set(written) == {f"{base}.lora_down.weight", f"{base}.lora_up.weight", f"{base}.alpha"}

@@ -209,3 +209,19 @@ def test_steps_that_are_not_finite_change_nothing_and_are_counted() -> None:
     resumed = make(settings)
     resumed.restore(loop.snapshot())
     assert (resumed.not_finite, resumed.updates) == (10, 2)
+
+
+def test_predictions_with_copies_leave_the_trained_weights_alone() -> None:
+    loop = make(training())
+    model = loop._model
+    kept = model.weights["factor"]
+    noisy = torch.ones(1, 4, 2, 2)
+    rest = (torch.tensor([5]), torch.zeros(1, 77, 4), torch.zeros(1, 4), SIZES[None])
+    with torch.no_grad():
+        assert float(model.predict(noisy, *rest).mean()) == 0.5
+        assert float(model.predict(noisy, *rest, weights={"factor": torch.tensor([3.0])}).mean()) == 3.0
+        assert float(model.predict(noisy, *rest).mean()) == 0.5
+    assert model.unet.factor is kept
+    published = loop.published()["factor"]
+    train(loop, 1)
+    assert published.item() == 0.5 != kept.item()

@@ -59,10 +59,7 @@ def files(weights: Mapping[str, torch.Tensor], product: Product, *, story: str =
 def diffusers_weights(weights: Mapping[str, torch.Tensor], product: Product) -> dict[str, torch.Tensor]:
     """Return the tensors as diffusers loads them, with alpha / rank folded into the up matrices."""
     scale = product.alpha / product.rank
-    return {
-        f"unet.{name}": tensor * scale if ".lora_B." in name and scale != 1.0 else tensor
-        for name, tensor in weights.items()
-    }
+    return {name: tensor * scale if ".lora_B." in name and scale != 1.0 else tensor for name, tensor in weights.items()}
 
 
 def kohya_weights(weights: Mapping[str, torch.Tensor], product: Product) -> dict[str, torch.Tensor]:
@@ -72,7 +69,8 @@ def kohya_weights(weights: Mapping[str, torch.Tensor], product: Product) -> dict
     found: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
         module, _, matrix = name.removesuffix(".weight").rpartition(".")
-        base = f"lora_unet_{kohya_module(module, product.layers_per_block).replace('.', '_')}"
+        module = kohya_module(module.removeprefix("unet."), product.layers_per_block)
+        base = f"lora_unet_{module.replace('.', '_')}"
         found[f"{base}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = tensor
         found[f"{base}.alpha"] = torch.tensor(product.alpha, dtype=torch.float32)
     return found

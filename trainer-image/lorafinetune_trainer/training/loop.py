@@ -17,6 +17,7 @@ from lorafinetune.contract.training import Precision, Schedule, Training
 from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.saving.checkpoints import Snapshot
+from lorafinetune_trainer.saving.snapshots import HostCopies
 from lorafinetune_trainer.training import order
 from lorafinetune_trainer.training.model import Model
 
@@ -85,6 +86,7 @@ class Loop:
         )
         self._scaler = torch.amp.GradScaler(self._device.type) if training.precision is Precision.FP16 else None
         self._alphas = model.noise.alphas_cumprod.to(self._device, torch.float32)
+        self._copies = HostCopies(self._device)
         self._durations: deque[float] = deque(maxlen=20)
         self._lock = threading.Lock()
         self.total = total
@@ -124,6 +126,7 @@ class Loop:
                 self._scaler.load_state_dict(scaler)
             self.step, self.updates = snapshot.step, snapshot.updates
             self.not_finite = int(snapshot.scalars.get("notFinite", 0))
+            self._copies.changed()
 
     def snapshot(self) -> Snapshot:
         """Return the state after the newest step, copied to the CPU; from any thread, at any time.
@@ -131,19 +134,25 @@ class Loop:
         Between two optimizer steps the state does not change, so the lock is held only while one is being taken.
         """
         with self._lock:
-            tensors: dict[str, torch.Tensor] = {}
+            trained: dict[str, torch.Tensor] = {}
             for name, weight in self._model.weights.items():
-                tensors[_LORA + name] = weight.detach().to("cpu", copy=True)
+                trained[_LORA + name] = weight
                 moments = self._optimizer.state.get(weight)
                 if moments:
-                    tensors[_FIRST + name] = moments["exp_avg"].to("cpu", copy=True)
-                    tensors[_SECOND + name] = moments["exp_avg_sq"].to("cpu", copy=True)
+                    trained[_FIRST + name] = moments["exp_avg"]
+                    trained[_SECOND + name] = moments["exp_avg_sq"]
+            tensors = self._copies.take(trained)
             scalars: dict[str, float | int | str | bool] = {"notFinite": self.not_finite}
             if self._scaler is not None:
                 scaler = self._scaler.state_dict()
                 scalars["scaler.scale"] = float(scaler["scale"])
                 scalars["scaler.growthTracker"] = int(scaler["_growth_tracker"])
             return Snapshot(self.step, self.updates, tensors, scalars)
+
+    def published(self) -> dict[str, torch.Tensor]:
+        """Return copies, float32 on the CPU, of the weights that are to be exported, by name; from any thread."""
+        with self._lock:
+            return {name: weight.detach().to("cpu", copy=True) for name, weight in self._model.weights.items()}
 
     def train(self, on_step: Callable[[Progress], None]) -> None:
         """Take the steps that are left; *on_step* is called after each. Raises Failure when the loss stays NaN."""
@@ -181,6 +190,7 @@ class Loop:
             if self._scaler is not None:
                 self._scaler.update()
             self.step += 1
+            self._copies.changed()
         return float(total[0])
 
     def _loss(self, first_slot: int) -> torch.Tensor:
@@ -210,19 +220,14 @@ class Loop:
         target = noise
         if self._model.prediction == "v_prediction":
             target = alpha.sqrt() * noise - (1.0 - alpha).sqrt() * clean
-        with self._accelerator.autocast():
-            predicted = self._model.unet(
-                noisy.to(self._model.dtype),
-                torch.tensor(timesteps, device=self._device),
-                encoder_hidden_states=self._stack(embeddings).to(self._model.dtype),
-                added_cond_kwargs={
-                    "text_embeds": self._stack(pooled).to(self._model.dtype),
-                    # Sizes stay 32-bit up to their embedding: bf16 would make 1368 of 1365.
-                    "time_ids": self._stack(times),
-                },
-                return_dict=False,
-            )[0]
-        return functional.mse_loss(predicted.float(), target)
+        predicted = self._model.predict(
+            noisy,
+            torch.tensor(timesteps, device=self._device),
+            self._stack(embeddings),
+            self._stack(pooled),
+            self._stack(times),
+        )
+        return functional.mse_loss(predicted, target)
 
     def _stack(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.stack(list(tensors)).to(self._device)
