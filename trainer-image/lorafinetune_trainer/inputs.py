@@ -52,8 +52,11 @@ class Inputs:
     """What may make the bits differ from those of an undisturbed run."""
 
 
-def gather(wires: Wires, importing: threading.Thread) -> Inputs:
-    """Bring everything together; raises Failure for what the user must mend. Joins *importing* before torch is used."""
+def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
+    """Bring everything together; raises Failure for what the user must mend. Joins *importing* before torch is used.
+
+    *level* names the vector instructions that the CPU is held to.
+    """
     config, head = wires.config, wires.checkpoints.head
     pinned = head.conditioning is not None and head.plan is not None
 
@@ -79,6 +82,7 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
         base_model_digest=base_model_digest,
         images=dataset.shown,
         thread_count=threads,
+        level=level,
     )
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
