@@ -29,13 +29,24 @@ class Saver:
     """Commits snapshots in a thread of its own."""
 
     def __init__(
-        self, checkpoints: Checkpoints, *, take: Callable[[], Snapshot], ending: Ending, reporter: Reporter
+        self,
+        checkpoints: Checkpoints,
+        *,
+        take: Callable[[], Snapshot],
+        ending: Ending,
+        reporter: Reporter,
+        beside: Callable[[int, float | None], None] | None = None,
     ) -> None:
-        """*take* returns a snapshot of the newest step, from any thread, without waiting for the running step."""
+        """*take* returns a snapshot of the newest step, from any thread, without waiting for the running step.
+
+        *beside* is called with a step, and a deadline if there is one, before a checkpoint of that step may count: what
+        it makes durable is there in every attempt that resumes from it.
+        """
         self._checkpoints = checkpoints
         self._take = take
         self._ending = ending
         self._reporter = reporter
+        self._beside = beside
         self._change = threading.Condition()
         self._pending: tuple[Snapshot, SaveReason] | None = None
         self._saving: int | None = None
@@ -122,6 +133,8 @@ class Saver:
         return None
 
     def _commit(self, snapshot: Snapshot, reason: SaveReason, deadline: float | None = None) -> None:
+        if self._beside is not None:
+            self._beside(snapshot.step, deadline)
         entry = self._checkpoints.commit(snapshot, reason, deadline=deadline)
         standing = self._ending.standing
         if entry is not None:
