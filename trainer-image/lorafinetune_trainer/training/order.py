@@ -21,6 +21,7 @@ _POSTERIOR: Final = "posterior"
 _TIMESTEP: Final = "timestep"
 _FLIP: Final = "flip"
 _INITIAL: Final = "initial"
+_PICTURE: Final = "picture"
 
 
 def stream(seed: int, purpose: str, step: int = 0, slot: int = 0) -> np.random.Philox:
@@ -66,6 +67,11 @@ def timestep(seed: int, step: int, slot: int, timesteps: int) -> int:
 def flip(seed: int, step: int, slot: int) -> bool:
     """Whether the image at this place is mirrored: heads or tails."""
     return bool(int(stream(seed, _FLIP, step, slot).random_raw()) >> 63)
+
+
+def picture(seed: int, number: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the standard normal noise that picture *number* begins with. It takes no part in the training."""
+    return _normal(seed, _PICTURE, 0, number, shape)
 
 
 def initial_weight(seed: int, name: str, shape: tuple[int, int]) -> NDArray[np.float64]:
