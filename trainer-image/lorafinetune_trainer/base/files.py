@@ -14,7 +14,7 @@ from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.runconfig import HUB_TOKEN, BaseModelSource
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.failure import Failure, explain, invalid
+from lorafinetune_trainer.failure import Failure, invalid
 
 INDEX: Final = "model_index.json"
 TRAINED: Final = frozenset({"unet", "scheduler"})
@@ -175,14 +175,6 @@ def _files_of(place: Place, part: str, half: bool) -> set[str]:
         if name in place.names:
             return {_needed(place, f"{part}/config.json"), name}
     raise _wrong(place, f"{stem}.safetensors is missing")
-
-
-def unloadable(part: str, error: Exception) -> Failure:
-    """Return the failure of a part whose files are there and cannot be loaded; memory that ran out stays that."""
-    failure = explain(error)
-    if failure.code is ExitCode.OUT_OF_MEMORY:
-        return failure
-    return invalid("WrongBaseModel", f"{part} of the base model cannot be loaded: {failure.message}")
 
 
 def _needed(place: Place, name: str) -> str:

@@ -20,7 +20,8 @@ from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.manifest import MAX_FILES, MAX_MANIFEST_BYTES, File, Manifest
 from lorafinetune.storage import errors, inventory
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.base.files import Files, Part, unloadable
+from lorafinetune_trainer.base import parts
+from lorafinetune_trainer.base.files import Files, Part
 from lorafinetune_trainer.conditioning.samples import Latents, Prompt, Sample, Samples
 from lorafinetune_trainer.data.dataset import Dataset, Image
 from lorafinetune_trainer.failure import invalid
@@ -204,15 +205,9 @@ def image_encoder(
     One image at a time: a batch rounds differently from single images.
     """
     import torch
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    try:
-        vae = AutoencoderKL.from_pretrained(
-            part.folder, variant=part.variant, dtype=torch.float32, local_files_only=True
-        )
-    except Exception as error:  # the libraries raise whatever they meet in a file
-        raise unloadable("the VAE", error) from error
-    vae.requires_grad_(False).eval().to(device)
+    vae = parts.load_vae(part, torch.float32)
+    vae.to(device)
     scale, shift = float(vae.config.scaling_factor), float(vae.config.shift_factor or 0.0)
 
     @torch.no_grad()
@@ -248,25 +243,16 @@ def prompt_encoder(
 ) -> Callable[[str], dict[str, torch.Tensor]]:
     """Load both text encoders, in float32, and return the function that computes the embeddings of a prompt."""
     import torch
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    pairs = []
-    for suffix, kind in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection)):
-        part = f"text_encoder{suffix}"
-        try:
-            encoder = kind.from_pretrained(
-                files.folder / part, variant=files.variant(part), dtype=torch.float32, local_files_only=True
-            )
-            tokenizer = CLIPTokenizer.from_pretrained(files.folder / f"tokenizer{suffix}", local_files_only=True)
-        except Exception as error:
-            raise unloadable(part, error) from error
-        encoder.requires_grad_(False).eval().to(device)
-        pairs.append((tokenizer, encoder))
+    pairs = parts.load_text_encoders(files, torch.float32)
+    for one in pairs:
+        one.model.to(device)
 
     @torch.no_grad()
     def encode(caption: str) -> dict[str, torch.Tensor]:
         widths, pooled = [], None
-        for tokenizer, encoder in pairs:
+        for one in pairs:
+            tokenizer, encoder = one.tokenizer, one.model
             length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
             if len(tokenizer(caption).input_ids) > length:
                 warn(f"only the first {length} tokens of this caption are used: {caption[:80]}...")

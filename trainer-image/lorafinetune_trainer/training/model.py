@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract.training import Precision, Training
-from lorafinetune_trainer.base.files import Files, unloadable
+from lorafinetune_trainer.base import parts
+from lorafinetune_trainer.base.files import Files
 from lorafinetune_trainer.failure import invalid
 from lorafinetune_trainer.training import order
 
@@ -119,30 +120,17 @@ def release() -> None:
 def load(files: Files, training: Training, device: torch.device) -> Model:
     """Load the UNet and add the adapter with its initial weights."""
     import torch
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     dtype = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}[
         training.precision
     ]
-    try:
-        unet, found = UNet2DConditionModel.from_pretrained(
-            files.folder / "unet",
-            variant=files.variant("unet"),
-            dtype=dtype,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # the libraries raise whatever they meet in a file
-        raise unloadable("the UNet", error) from error
-    if missing := sorted(found["missing_keys"]):
-        raise invalid("WrongBaseModel", f"the UNet of the base model lacks {len(missing)} weights, first {missing[0]}")
-    unet.requires_grad_(False).train()
+    unet = parts.load_unet(files, dtype)
     weights = add_adapter(unet, training)
     unet.to(device)
     if training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    noise = DDPMScheduler.from_config(files.json("scheduler/scheduler_config.json"))
+    noise = DDPMScheduler.from_config(parts.scheduler_config(files))
     prediction = str(noise.config.prediction_type)
     if prediction not in ("epsilon", "v_prediction"):
         raise invalid(
