@@ -152,7 +152,7 @@ class Jobs:
                 return {"read": now}
             case Job.VERIFY:
                 final = reason in (errors.NotVerified.reason, "ArtifactMissing")
-                return {"artifact": ArtifactChecked(False, final, reason, message, now, spec.training.steps)}
+                return {"artifact": ArtifactChecked(False, final, reason, message, now, spec.training.steps or 0)}
             case _:
                 return {TIDYING[job]: Tidied(False, reason, message, now)}
 
@@ -190,7 +190,9 @@ class Jobs:
                 return {"marked": Tidied(True, "Ready", f"{bucket.uri(layout.OWNER)} is there", now)}
             case Job.READ:
                 head = heads.read(bucket).head
-                return {"newest": head.newest if head is not None else None, "read": now}
+                planned = head.plan.steps if head is not None and head.plan is not None else None
+                newest = head.newest if head is not None else None
+                return {"newest": newest, "planned_steps": planned, "read": now}
             case Job.VERIFY:
                 return {"artifact": _verify(bucket, spec, now)}
             case Job.REBUILD:
@@ -277,7 +279,8 @@ def _rebuild(bucket: Bucket, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int,
 def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float) -> ArtifactChecked:
     head = heads.read(bucket).head
     entry = head.artifact if head is not None else None
-    steps = spec.training.steps
+    planned = head.plan.steps if head is not None and head.plan is not None else None
+    steps = spec.training.steps or planned or (entry.step if entry is not None else 0)
     if entry is None or entry.step < steps:
         what = "the head names no artifact" if entry is None else f"the artifact is of step {entry.step} only"
         return ArtifactChecked(False, True, "ArtifactMissing", f"the trainer ended well, but {what}", now, steps)

@@ -19,6 +19,7 @@ from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
 from lorafinetune_trainer.base import files as basemodel
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means
+from lorafinetune_trainer.conditioning import latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.data import dataset as datasets
@@ -115,8 +116,8 @@ def _condition(
         wires.bucket,
         dataset,
         recipe,
-        encode_image=lambda: conditioning.image_encoder(dataset, vae, recipe, device),
-        encode_prompt=lambda: conditioning.prompt_encoder(files, device, wires.reporter.note),
+        encode_image=lambda: latents.encoder(dataset, vae, recipe, device),
+        encode_prompt=lambda: prompts.encoder(prompts.load(files, device)),
         run_uid=wires.config.run.uid,
         attempt=wires.checkpoints.attempt,
         before_put=lambda: wires.checkpoints.check_fence(seconds=FENCE_SECONDS),

@@ -242,7 +242,8 @@ class LoRAFineTuneSpec(OpenModel):
     model_config = ConfigDict(
         json_schema_extra=ruled(
             rule(
-                "self.training.steps < 1 || self.training.warmupSteps <= self.training.steps",
+                "!has(self.training.steps) || self.training.steps < 1 "
+                "|| self.training.warmupSteps <= self.training.steps",
                 "spec.training.warmupSteps is more than spec.training.steps, so the learning rate would never reach "
                 "its peak: choose less, usually a tenth of steps",
                 field_path=".training.warmupSteps",

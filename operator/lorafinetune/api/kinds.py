@@ -40,21 +40,28 @@ def _frozen(member: str, model: type[BaseModel]) -> list[Extra]:
     return rules
 
 
+HAS_STEPS, HAD_STEPS = "has(self.spec.training.steps)", "has(oldSelf.spec.training.steps)"
+RAISED: Final = f"({HAS_STEPS} && {HAD_STEPS} && self.spec.training.steps > oldSelf.spec.training.steps)"
+
+STEPS_KNOWN_OR_NOT: Final = rule(
+    f"!({STARTED}) || {HAS_STEPS} == {HAD_STEPS}",
+    "spec.training.steps cannot be added or removed once the run has started, for its first attempt has settled how "
+    "many there are: set it back, or start a new run under another name",
+    field_path=".spec.training.steps",
+)
 STEPS_ONLY_UP: Final = rule(
-    f"!({STARTED}) || self.spec.training.steps >= oldSelf.spec.training.steps",
+    f"!({STARTED}) || !{HAS_STEPS} || !{HAD_STEPS} || self.spec.training.steps >= oldSelf.spec.training.steps",
     "spec.training.steps can only be raised once the run has started: set it back or higher",
     field_path=".spec.training.steps",
 )
 STEPS_NOT_WITH_AN_END: Final = rule(
-    f"!({STARTED}) || self.spec.training.steps <= oldSelf.spec.training.steps "
-    "|| self.spec.training.schedule == 'constant'",
-    "spec.training.steps cannot be raised once a run with schedule linear or cosine has started, for these look at the "
-    "last step from the first one on: set it back",
+    f"!({STARTED}) || !{RAISED} || self.spec.training.schedule == 'constant'",
+    "spec.training.steps cannot be raised once a run has started whose schedule is not constant, for all others look "
+    "at the last step from the first one on: set it back",
     field_path=".spec.training.steps",
 )
 STEPS_NOT_AFTER_THE_END: Final = rule(
-    "!has(oldSelf.status) || !has(oldSelf.status.completionTime) "
-    "|| self.spec.training.steps <= oldSelf.spec.training.steps",
+    f"!has(oldSelf.status) || !has(oldSelf.status.completionTime) || !{RAISED}",
     "spec.training.steps cannot be raised once the run has ended: set it back, or start a new run under another name",
     field_path=".spec.training.steps",
 )
@@ -88,6 +95,7 @@ LORAFINETUNE: Final = Kind(
         *_frozen("baseModel", BaseModelSpec),
         *_frozen("dataset", DatasetSpec),
         *_frozen("training", Training),
+        STEPS_KNOWN_OR_NOT,
         STEPS_ONLY_UP,
         STEPS_NOT_WITH_AN_END,
         STEPS_NOT_AFTER_THE_END,

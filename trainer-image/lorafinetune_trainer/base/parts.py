@@ -30,6 +30,16 @@ class TextEncoder:
     model: Any
     """A CLIPTextModel, or a CLIPTextModelWithProjection: the second one."""
 
+    @property
+    def window(self) -> int:
+        """Tokens that go through the model at once, start and end included: 77."""
+        return int(min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings))
+
+    def tokens(self, caption: str) -> list[int]:
+        """Return the tokens of *caption*, without start and end."""
+        # The tokenizer would print a warning where they are more than a window.
+        return list(self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
+
 
 def load_unet(files: Files, dtype: torch.dtype) -> UNet2DConditionModel:
     """Return the UNet on the CPU, frozen, in training mode."""

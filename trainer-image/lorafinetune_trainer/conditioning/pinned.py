@@ -13,15 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import numpy as np
-
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.manifest import MAX_FILES, MAX_MANIFEST_BYTES, File, Manifest
 from lorafinetune.storage import errors, inventory
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.base import parts
-from lorafinetune_trainer.base.files import Files, Part
 from lorafinetune_trainer.conditioning.samples import Latents, Prompt, Sample, Samples
 from lorafinetune_trainer.data.dataset import Dataset, Image
 from lorafinetune_trainer.failure import invalid
@@ -29,7 +25,6 @@ from lorafinetune_trainer.saving import state
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image as Picture
 
 PARALLEL: Final = 8
 CREATE_ATTEMPTS: Final = 5
@@ -180,92 +175,3 @@ def _adopt(bucket: Bucket, key: str) -> File:
     except ValueError as error:
         raise errors.NotVerified(f"{bucket.uri(layout.conditioning(key))} is damaged ({error}): delete it") from error
     return File(name=key, size=len(body), sha256=canonical.sha256(body))
-
-
-def crop(picture: Picture, resolution: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """Scale the shorter edge of *picture* to *resolution* pixels and cut the square out of the middle.
-
-    Returns the pixels, (resolution, resolution, 3) in 0 ... 255, and (top, left) of the cut as it is and mirrored.
-    """
-    from PIL import Image as pillow  # noqa: N813
-
-    scale = resolution / min(picture.size)
-    width, height = (max(resolution, round(edge * scale)) for edge in picture.size)
-    scaled = picture.resize((width, height), pillow.Resampling.LANCZOS)
-    left, top = (width - resolution) // 2, (height - resolution) // 2
-    cut = scaled.crop((left, top, left + resolution, top + resolution))
-    return np.asarray(cut, dtype=np.uint8), (top, left), (top, width - resolution - left)
-
-
-def image_encoder(
-    dataset: Dataset, part: Part, recipe: Recipe, device: torch.device
-) -> Callable[[Image], dict[str, torch.Tensor]]:
-    """Load the VAE, in float32, and return the function that computes the latents of an image.
-
-    One image at a time: a batch rounds differently from single images.
-    """
-    import torch
-
-    vae = parts.load_vae(part, torch.float32)
-    vae.to(device)
-    scale, shift = float(vae.config.scaling_factor), float(vae.config.shift_factor or 0.0)
-
-    @torch.no_grad()
-    def posterior(name: str, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        values = torch.from_numpy(np.array(pixels)).to(device, torch.float32).permute(2, 0, 1)
-        found = vae.encode((values / 127.5 - 1.0).unsqueeze(0)).latent_dist
-        mean, std = ((found.mean - shift) * scale)[0].cpu(), (found.std * scale)[0].cpu()
-        if not (bool(mean.isfinite().all()) and bool(std.isfinite().all())):
-            raise invalid(
-                "NaNLatents",
-                f"the VAE makes NaN of {name}: its weights overflow; name a fixed one in baseModel.vae, "
-                "e.g. hf://madebyollin/sdxl-vae-fp16-fix",
-            )
-        return mean.contiguous(), std.contiguous()
-
-    def encode(image: Image) -> dict[str, torch.Tensor]:
-        picture = dataset.picture(image)
-        pixels, place, mirrored = crop(picture, recipe.resolution)
-        size = (picture.height, picture.width)
-        target = (recipe.resolution, recipe.resolution)
-        mean, std = posterior(image.name, pixels)
-        found = {"mean": mean, "std": std, "time_ids": torch.tensor([*size, *place, *target], dtype=torch.float32)}
-        if recipe.flips:
-            found["flipped_mean"], found["flipped_std"] = posterior(image.name, pixels[:, ::-1])
-            found["flipped_time_ids"] = torch.tensor([*size, *mirrored, *target], dtype=torch.float32)
-        return found
-
-    return encode
-
-
-def prompt_encoder(
-    files: Files, device: torch.device, warn: Callable[[str], None]
-) -> Callable[[str], dict[str, torch.Tensor]]:
-    """Load both text encoders, in float32, and return the function that computes the embeddings of a prompt."""
-    import torch
-
-    pairs = parts.load_text_encoders(files, torch.float32)
-    for one in pairs:
-        one.model.to(device)
-
-    @torch.no_grad()
-    def encode(caption: str) -> dict[str, torch.Tensor]:
-        widths, pooled = [], None
-        for one in pairs:
-            tokenizer, encoder = one.tokenizer, one.model
-            length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-            if len(tokenizer(caption).input_ids) > length:
-                warn(f"only the first {length} tokens of this caption are used: {caption[:80]}...")
-            ids = tokenizer(
-                caption, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-            ).input_ids
-            answer = encoder(ids.to(device), output_hidden_states=True)
-            widths.append(answer.hidden_states[-2][0].cpu())
-            pooled = answer[0]
-        assert pooled is not None
-        embeddings = torch.cat(widths, dim=-1)
-        if not bool(embeddings.isfinite().all()):
-            raise invalid("WrongBaseModel", f"the text encoders make NaN of the caption {caption[:80]!r}")
-        return {"embeddings": embeddings.contiguous(), "pooled": pooled[0].cpu().contiguous()}
-
-    return encode

@@ -1,0 +1,85 @@
+"""Captions to embeddings: both text encoders of SDXL, with gradients for those that train them, without for the cache.
+
+A caption of more than 75 tokens is encoded in windows of 75, each between a start and an end token of its own; their
+hidden states stand one after the other, and the pooled embedding is the first window's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lorafinetune_trainer.base import parts
+from lorafinetune_trainer.base.files import Files
+from lorafinetune_trainer.base.parts import TextEncoder
+from lorafinetune_trainer.failure import invalid
+
+if TYPE_CHECKING:
+    import torch
+
+
+Encoders = Sequence[TextEncoder]
+"""The two of SDXL, in its order: the last one's pooled embedding counts."""
+
+
+def windows(encoders: Encoders, caption: str) -> int:
+    """Return the number of windows that *caption* takes: 1 for at most 75 tokens."""
+    return max(max(1, math.ceil(len(one.tokens(caption)) / (one.window - 2))) for one in encoders)
+
+
+def embed(encoders: Encoders, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the embeddings, (captions, tokens, width), and the pooled ones, (captions, width), on the models' device.
+
+    All *captions* take the same number of windows. Differentiable; ValueError where their windows differ in number.
+    """
+    import torch
+
+    counts = {windows(encoders, caption) for caption in captions}
+    if len(counts) != 1:
+        raise ValueError(f"captions of {sorted(counts)} windows cannot stand in one batch")
+    (count,) = counts
+    widths, pooled = [], None
+    for one in encoders:
+        ids = torch.tensor([_ids(one, caption, count) for caption in captions]).flatten(0, 1).to(one.model.device)
+        answer = one.model(ids, output_hidden_states=True)
+        hidden = answer.hidden_states[-2]
+        widths.append(hidden.reshape(len(captions), count * hidden.shape[1], hidden.shape[2]))
+        pooled = answer[0].reshape(len(captions), count, -1)[:, 0] if one is encoders[-1] else None
+    assert pooled is not None
+    return torch.cat(widths, dim=-1), pooled
+
+
+def _ids(one: TextEncoder, caption: str, count: int) -> list[list[int]]:
+    """Return the windows of *caption*, (count, window): start, at most 75 tokens, end, padding."""
+    tokenizer, inside = one.tokenizer, one.window - 2
+    tokens = one.tokens(caption)
+    found = []
+    for first in range(0, count * inside, inside):
+        piece = [tokenizer.bos_token_id, *tokens[first : first + inside], tokenizer.eos_token_id]
+        found.append(piece + [tokenizer.pad_token_id] * (one.window - len(piece)))
+    return found
+
+
+def load(files: Files, device: torch.device) -> Encoders:
+    """Load both text encoders, in float32 and frozen, onto *device*."""
+    import torch
+
+    found = parts.load_text_encoders(files, torch.float32)
+    for one in found:
+        one.model.to(device)
+    return found
+
+
+def encoder(encoders: Encoders) -> Callable[[str], dict[str, torch.Tensor]]:
+    """Return the function that computes what is kept of a caption: one at a time, since a batch rounds differently."""
+    import torch
+
+    @torch.no_grad()
+    def encode(caption: str) -> dict[str, torch.Tensor]:
+        embeddings, pooled = (one[0].cpu().contiguous() for one in embed(encoders, [caption]))
+        if not bool(embeddings.isfinite().all()) or not bool(pooled.isfinite().all()):
+            raise invalid("WrongBaseModel", f"the text encoders make NaN of the caption {caption[:80]!r}")
+        return {"embeddings": embeddings, "pooled": pooled}
+
+    return encode
