@@ -38,7 +38,7 @@ def bar(event: Event, *, elapsed: float, in_phase: float, columns: int) -> str:
         return f"{phase} [{tqdm.format_interval(elapsed)}]"[: columns - 1]
     pace = "<{remaining}, {rate_inv_fmt}" if rate else ""
     # One column less than there are: a terminal wraps after the last one.
-    return tqdm.format_meter(
+    made: str = tqdm.format_meter(
         min(done, total),
         total,
         elapsed,
@@ -49,6 +49,7 @@ def bar(event: Event, *, elapsed: float, in_phase: float, columns: int) -> str:
         postfix=words.removeprefix(", "),
         bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}" + pace + "{postfix}]",
     )
+    return made
 
 
 def sentence(event: Event) -> str:

@@ -211,7 +211,6 @@ class Reporter:
             sys.stdout.write(line)
             sys.stdout.flush()
 
-
     def _redraw(self, event: Event) -> None:
         now = time.monotonic()
         if event.phase is not self._phase:

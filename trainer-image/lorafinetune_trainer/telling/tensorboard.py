@@ -54,7 +54,9 @@ def record(line: Mapping[str, Any]) -> bytes:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    values = [Summary.Value(tag=tag, simple_value=line[name]) for name, tag in TAGS.items() if line.get(name) is not None]
+    values = [
+        Summary.Value(tag=tag, simple_value=line[name]) for name, tag in TAGS.items() if line.get(name) is not None
+    ]
     return _records([Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values))])
 
 
