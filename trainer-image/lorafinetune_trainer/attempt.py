@@ -99,6 +99,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
 
     def on_step(progress: Progress) -> None:
+        ending.hold()
         ending.standing.step = progress.step
         reporter.tell(
             EventType.PROGRESS,

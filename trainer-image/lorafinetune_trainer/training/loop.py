@@ -17,6 +17,7 @@ from lorafinetune.contract.training import Precision, Schedule, Training
 from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.saving.checkpoints import Snapshot
+from lorafinetune_trainer.saving.snapshots import HostCopies
 from lorafinetune_trainer.training import order
 from lorafinetune_trainer.training.model import Model
 
@@ -85,6 +86,7 @@ class Loop:
         )
         self._scaler = torch.amp.GradScaler(self._device.type) if training.precision is Precision.FP16 else None
         self._alphas = model.noise.alphas_cumprod.to(self._device, torch.float32)
+        self._copies = HostCopies(self._device)
         self._durations: deque[float] = deque(maxlen=20)
         self._lock = threading.Lock()
         self.total = total
@@ -124,6 +126,7 @@ class Loop:
                 self._scaler.load_state_dict(scaler)
             self.step, self.updates = snapshot.step, snapshot.updates
             self.not_finite = int(snapshot.scalars.get("notFinite", 0))
+            self._copies.changed()
 
     def snapshot(self) -> Snapshot:
         """Return the state after the newest step, copied to the CPU; from any thread, at any time.
@@ -131,13 +134,14 @@ class Loop:
         Between two optimizer steps the state does not change, so the lock is held only while one is being taken.
         """
         with self._lock:
-            tensors: dict[str, torch.Tensor] = {}
+            trained: dict[str, torch.Tensor] = {}
             for name, weight in self._model.weights.items():
-                tensors[_LORA + name] = weight.detach().to("cpu", copy=True)
+                trained[_LORA + name] = weight
                 moments = self._optimizer.state.get(weight)
                 if moments:
-                    tensors[_FIRST + name] = moments["exp_avg"].to("cpu", copy=True)
-                    tensors[_SECOND + name] = moments["exp_avg_sq"].to("cpu", copy=True)
+                    trained[_FIRST + name] = moments["exp_avg"]
+                    trained[_SECOND + name] = moments["exp_avg_sq"]
+            tensors = self._copies.take(trained)
             scalars: dict[str, float | int | str | bool] = {"notFinite": self.not_finite}
             if self._scaler is not None:
                 scaler = self._scaler.state_dict()
@@ -186,6 +190,7 @@ class Loop:
             if self._scaler is not None:
                 self._scaler.update()
             self.step += 1
+            self._copies.changed()
         return float(total[0])
 
     def _loss(self, first_slot: int) -> torch.Tensor:
