@@ -46,7 +46,8 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
     standing = ending.standing
     standing.phase = Phase.STARTING
     bucket = places.open_prefix(config)
-    checkpoints = Checkpoints(bucket, bucket.hasty(max(2.0, config.notice_seconds / 4)), config, told.pod_uid)
+    urgent = bucket.hasty(max(2.0, config.notice_seconds / 4))
+    checkpoints = Checkpoints(bucket, urgent, config, told.pod_uid)
     head = checkpoints.claim(told.number, expect_head=told.resume_from is not None)
     ending.reporter = reporter = Reporter(
         run_uid=config.run.uid,
@@ -68,12 +69,14 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         reporter.tell(EventType.FINISHED, made.step, phase=Phase.EXPORTING, artifact=made)
         return ExitCode.FINISHED
     ending.scratch = scratch = Path(tempfile.mkdtemp(prefix="lorafinetune-", dir=config.scratch))
-    wires = Wires(config, ending, bucket, checkpoints, reporter, scratch)
+    wires = Wires(config, ending, bucket, urgent, checkpoints, reporter, scratch)
     return _train(wires, inputs.gather(wires, importing), found)
 
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
+    from lorafinetune_trainer.sampling import validation
     from lorafinetune_trainer.saving.saver import Saver
+    from lorafinetune_trainer.telling import steps as telling
     from lorafinetune_trainer.training import model as models
     from lorafinetune_trainer.training.loop import Loop
 
@@ -94,30 +97,33 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     # What lives now lives on: the collector need not walk through it again, which would stall the saver's thread.
     gc.collect()
     gc.freeze()
-    saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter)
+    steps = telling.begin(wires, model.unet.config, planning.device(), step=loop.step, total=total)
+    saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=steps.metrics.put)
     ending.rescue = saver.rescue
     wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
+    pictures = validation.begin(wires, given, model, loop)
+    if pictures is not None and loop.step < total:
+        pictures.show(loop.step)  # what the attempt before did not come to
 
     def on_step(progress: Progress) -> None:
+        steps.tell(progress)
         ending.hold()
         ending.standing.step = progress.step
-        reporter.tell(
-            EventType.PROGRESS,
-            progress.step,
-            phase=Phase.TRAINING,
-            loss=progress.loss,
-            learning_rate=progress.learning_rate,
-            seconds_per_step=progress.seconds_per_step,
-        )
         if progress.step % config.checkpoint.every_steps == 0 and progress.step < total:
             saver.offer(loop.snapshot(), SaveReason.PERIODIC)
+        if pictures is not None and progress.step < total:
+            pictures.show(progress.step)
 
     loop.train(on_step)
     wires.enter(Phase.SAVING)
     if ending.standing.durable_step < loop.step:
         saver.offer(loop.snapshot(), SaveReason.FINAL)
     saver.drain()
-    return _publish(wires, given, model, loop)
+    if pictures is not None:
+        pictures.show(loop.step)  # the last weights are safe whatever becomes of them
+    _lines, extra = steps.metrics.published(total)
+    extra |= pictures.files() if pictures is not None else {}
+    return _publish(wires, given, model, loop, extra)
 
 
 def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry | None:
@@ -150,8 +156,8 @@ def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: lis
     return "; ".join(words)
 
 
-def _publish(wires: Wires, given: Inputs, model: Model, loop: Loop) -> ExitCode:
-    """Make the artifact durable; from here on SIGTERM waits a little."""
+def _publish(wires: Wires, given: Inputs, model: Model, loop: Loop, extra: dict[str, bytes]) -> ExitCode:
+    """Make the artifact durable, with *extra* files by name; from here on SIGTERM waits a little."""
     from lorafinetune_trainer.product import export
 
     wires.ending.grace = EXPORT_GRACE
@@ -170,7 +176,7 @@ def _publish(wires: Wires, given: Inputs, model: Model, loop: Loop) -> ExitCode:
     }
     run_ = wires.config.run
     story = f"\nRun {run_.namespace}/{run_.name} ({run_.uid}), finished by attempt {wires.checkpoints.attempt}.\n"
-    files = export.files(loop.published(), product, story=story)
+    files = export.files(loop.published(), product, story=story) | extra
     entry = wires.checkpoints.publish(loop.step, loop.updates, files, provenance)
     wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)
     try:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any, Final
 
+from lorafinetune.contract.training import Precision
+from lorafinetune_trainer.base import files as basemodel
+from lorafinetune_trainer.base import parts
+from lorafinetune_trainer.base.files import Means, Part
 from lorafinetune_trainer.failure import invalid
+from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +18,20 @@ if TYPE_CHECKING:
 TILED_FROM: Final = 1024
 """Pixels of an edge from which on a picture is decoded in tiles: whole, its activations take gigabytes."""
 TILE: Final = 512
+
+
+def fetch(wires: Wires, device: torch.device) -> Decoder:
+    """Bring the VAE to this machine, where it is not there yet, and load it."""
+    import torch
+
+    source, means = wires.config.base_model, Means(wires.open, wires.scratch)
+    if source.vae is not None:
+        files = basemodel.fetch_vae(source, means)
+        part = Part(files, "vae" if files.names[0].startswith("vae/") else "")
+    else:
+        half = wires.config.training.precision is not Precision.FP32
+        part = Part(basemodel.fetch(source, frozenset({"vae"}), means, half=half), "vae")
+    return Decoder(parts.load_vae(part, torch.float32), device)
 
 
 class Decoder:

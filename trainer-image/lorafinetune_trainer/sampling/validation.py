@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -19,7 +19,7 @@ from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.contract.runconfig import Validation as Settings
 from lorafinetune.storage import errors
-from lorafinetune.storage.bucket import Bucket
+from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.conditioning.samples import Prompt
 from lorafinetune_trainer.failure import explain
 from lorafinetune_trainer.sampling import grid, sampler
@@ -28,7 +28,10 @@ from lorafinetune_trainer.wires import Wires
 if TYPE_CHECKING:
     import torch
 
+    from lorafinetune_trainer.inputs import Inputs
     from lorafinetune_trainer.sampling.decoder import Decoder
+    from lorafinetune_trainer.training.loop import Loop
+    from lorafinetune_trainer.training.model import Model
 
 MAX_ROWS: Final = 64
 """Steps of a run that get pictures, at most: of more, evenly chosen ones and the last do."""
@@ -37,7 +40,6 @@ MAX_SECONDS: Final = 600.0
 MAX_FAILURES: Final = 3
 """Steps in a row whose pictures failed after which the attempt makes no more."""
 MAX_PICTURE_BYTES: Final = 32 * 1024 * 1024
-PUT_TIMEOUT: Final = 10.0
 GRID: Final = "grid.png"
 _NAME: Final = re.compile(r"^(\d{8})-(\d+)\.png$")
 
@@ -66,8 +68,8 @@ class Means:
     predict: Predict
     published: Callable[[], Mapping[str, torch.Tensor]]
     """Returns copies of the weights that would be published now."""
-    prompts: Sequence[Prompt]
-    """Those of the config, in its order, and the negative one last."""
+    prompts: Mapping[str, Prompt]
+    """By their words."""
     schedule: Any
     """Euler's, of :func:`sampler.make_schedule`."""
     decoder: Callable[[], Decoder]
@@ -97,7 +99,7 @@ class Validation:
         self._means = means
         self._total = total
         self._every = interval(settings, total)
-        self._bucket: Bucket = wires.bucket.hasty(PUT_TIMEOUT)
+        self._bucket = wires.urgent
         self._decoder: Decoder | None = None
         self._there: set[str] | None = None
         self._failed = 0
@@ -171,16 +173,18 @@ class Validation:
             self._decoder = means.decoder()
         weights = {one: tensor.to(means.device) for one, tensor in means.published().items()}
         recipe = sampler.Recipe(means.edge, settings.inference_steps, settings.guidance, settings.seed)
-        *prompts, negative = means.prompts
-        # SDXL takes no words at all for zeros, and not for the embedding of an empty sentence.
-        negative = negative if settings.negative_prompt else sampler.wordless(negative)
+        for words in (*settings.prompts, settings.negative_prompt):
+            if words and words not in means.prompts:
+                raise ValueError(f"the prompt {words[:60]!r} was not known when the run began, and is not encoded")
 
         for place, number in enumerate(missing, start=1 + self._count - len(missing)):
+            prompt = means.prompts[settings.prompts[number]]
             made = sampler.make_latents(
                 partial(means.predict, weights=weights),
                 means.schedule,
-                prompts[number],
-                negative,
+                prompt,
+                # SDXL takes zeros for no words, not the embeddings of an empty sentence.
+                means.prompts[words] if (words := settings.negative_prompt) else sampler.wordless(prompt),
                 recipe,
                 number=number,
                 shape=self._decoder.shape(means.edge),
@@ -202,6 +206,30 @@ class Validation:
             total=None if done is None else self._count,
             message=message,
         )
+
+
+def begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> Validation | None:
+    """Return what makes the pictures of an attempt; None where none are wanted."""
+    from lorafinetune_trainer.sampling import decoder
+
+    settings, config, device = wires.config.validation, wires.config, given.accelerator.device
+    if settings is None:
+        return None
+    samples = given.samples
+    means = Means(
+        predict=model.predict,
+        published=loop.published,
+        prompts=dict(zip(samples.validation_words, samples.validation, strict=True)),
+        schedule=sampler.make_schedule(
+            parts.scheduler_config(given.files),
+            prediction=model.prediction,
+            zero_snr=config.training.zero_terminal_snr,
+        ),
+        decoder=lambda: decoder.fetch(wires, device),
+        device=device,
+        edge=config.training.resolution,
+    )
+    return Validation(wires, settings, means, total=loop.total)
 
 
 def _release() -> None:

@@ -32,6 +32,8 @@ MAX_LINES: Final = 100_000
 """Lines in the artifact: of a longer run every second, third ... step, and the last."""
 FOLD_FROM: Final = 64
 """Parts of earlier attempts from which on they are put together: each preemption leaves one."""
+LINE_SECONDS: Final = 1.0
+"""How long a save waits for the line of its step."""
 CURVE: Final = 500
 """Points of the loss curve that the model card draws."""
 _PART: Final = re.compile(r"^(\d{6})-(all-)?(\d{6})\.jsonl$")
@@ -57,14 +59,27 @@ def line(step: int, attempt: int, **values: float | None) -> Line:
 class Metrics:
     """The lines of one attempt. One thread adds, any thread puts."""
 
-    def __init__(self, bucket: Bucket, attempt: int, *, tensor_board: bool, note: Callable[[str], None]) -> None:
-        """*bucket* stands on the run's prefix. With *tensor_board* there are event files beside the lines."""
+    def __init__(
+        self,
+        bucket: Bucket,
+        urgent: Bucket,
+        *,
+        attempt: int,
+        step: int,
+        tensor_board: bool,
+        note: Callable[[str], None],
+    ) -> None:
+        """*bucket* and *urgent* stand on the run's prefix; the latter gives up early enough for the notice.
+
+        *step* is where the attempt begins. With *tensor_board* there are event files beside the lines.
+        """
         self._bucket = bucket
+        self._urgent = urgent
         self._attempt = attempt
         self._tensor_board = tensor_board
         self._note = note
-        self._change = threading.Lock()
-        self._putting = threading.Lock()
+        self._step = step
+        self._change = threading.Condition()
         self._parts: list[Tail] = []
         self._count = 0
         self._dirty = False
@@ -84,34 +99,57 @@ class Metrics:
             self._parts[-1].records.extend(records)
             self._count += 1
             self._dirty = True
+            self._step = one["step"]
+            self._change.notify_all()
             lost = self._parts[:-MAX_WAITING]
             del self._parts[:-MAX_WAITING]
         if lost:
             self._note(f"{PART_LINES} lines of {NAME} were given up: the bucket has taken none for too long")
 
-    def put(self, bucket: Bucket | None = None) -> None:
-        """Put what is not in the bucket yet; raises StorageError. *bucket* is another way to the same place."""
-        place = bucket or self._bucket
-        with self._putting:
+    def put(self, step: int, deadline: float | None = None) -> None:
+        """Put all lines up to that of *step* at least, before a checkpoint of it counts; raises StorageError.
+
+        One thread at a time. *deadline* is a monotonic time: the urgent bucket is used where there is one.
+        """
+        with self._change:
+            # The step counts before its line is there: SIGTERM may be heard in between.
+            self._change.wait_for(lambda: self._step >= step, LINE_SECONDS)
+            if not self._dirty:
+                return
+            waiting = [(one.name, bytes(one.lines), bytes(one.records)) for one in self._parts]
+            self._dirty = False
+        place = self._bucket if deadline is None else self._urgent
+        try:
+            for name, lines, records in waiting:
+                place.put(f"{layout.METRICS}{name}.jsonl", lines)
+                if records:
+                    place.put(f"{layout.METRICS}{EVENTS}{name}", records)
+        except errors.StorageError:
             with self._change:
-                if not self._dirty:
-                    return
-                waiting = [(one.name, bytes(one.lines), bytes(one.records)) for one in self._parts]
-                self._dirty = False
-            try:
-                for name, lines, records in waiting:
-                    place.put(f"{layout.METRICS}{name}.jsonl", lines)
-                    if records:
-                        place.put(f"{layout.METRICS}{EVENTS}{name}", records)
-            except errors.StorageError:
-                with self._change:
-                    self._dirty = True
-                raise
-            durable = {name: len(lines) for name, lines, _ in waiting}
-            with self._change:  # the last part grows on
-                self._parts = [
-                    one for one in self._parts if durable.get(one.name) != len(one.lines) or one is self._parts[-1]
-                ]
+                self._dirty = True
+            raise
+        durable = {name: len(lines) for name, lines, _ in waiting}
+        with self._change:  # the last part grows on
+            self._parts = [
+                one for one in self._parts if durable.get(one.name) != len(one.lines) or one is self._parts[-1]
+            ]
+
+    def fold(self) -> None:
+        """Put the parts of many earlier attempts together, where there are many; what fails is told."""
+        try:
+            fold(self._bucket, self._attempt, tensor_board=self._tensor_board)
+        except errors.StorageError as error:
+            self._note(f"the metrics of earlier attempts could not be put together: {error}")
+
+    def published(self, total: int) -> tuple[list[Line], dict[str, bytes]]:
+        """Return all lines of the run, of *total* steps, and what the artifact holds of them; what fails is told."""
+        try:
+            self.put(total)
+            lines = read(self._bucket, total)
+        except errors.StorageError as error:
+            self._note(f"{NAME} could not be made: {error}")
+            return [], {}
+        return lines, files(lines, tensor_board=self._tensor_board)
 
 
 def read(bucket: Bucket, total: int, *, before: int | None = None) -> list[Line]:
