@@ -9,8 +9,9 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from examples import tiny_sdxl
+from lorafinetune_trainer.base.parts import TextEncoder
 from lorafinetune_trainer.conditioning import prompts
-from lorafinetune_trainer.conditioning.prompts import Encoder, Encoders
+from lorafinetune_trainer.conditioning.prompts import Encoders
 
 LONG = ", ".join(f"a photo of sks timber dog {number}" for number in range(20))
 
@@ -32,13 +33,13 @@ def encoders() -> Encoders:
         pad_token_id=tokenizers[0].pad_token_id,
     )
     models = CLIPTextModel(config).eval(), CLIPTextModelWithProjection(config).eval()
-    return tuple(Encoder(*pair) for pair in zip(tokenizers, models, strict=True))
+    return tuple(TextEncoder(*pair) for pair in zip(tokenizers, models, strict=True))
 
 
 def one_window(caption: str) -> tuple[torch.Tensor, torch.Tensor]:
     """What diffusers' pipeline makes of a caption."""
     hidden, pooled = [], torch.empty(0)
-    for tokenizer, model in encoders():
+    for tokenizer, model in ((one.tokenizer, one.model) for one in encoders()):
         ids = tokenizer(caption, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
         answer = model(ids, output_hidden_states=True)
         hidden.append(answer.hidden_states[-2])
