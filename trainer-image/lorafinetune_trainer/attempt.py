@@ -82,15 +82,16 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
 
     config, ending, reporter = wires.config, wires.ending, wires.reporter
     training = config.training
-    model = models.load(given.files, training, given.accelerator.device)
+    model = models.load(given.files, training, given.accelerator.device, compiled=given.plan.compiled)
     total = planning.total(given.plan, training)
     loop = Loop(
         model,
         given.samples,
         training,
         dataset_digest=given.dataset_digest,
-        accelerator=given.accelerator,
+        device=given.accelerator.device,
         total=total,
+        micro_batch=given.plan.micro_batch,
     )
     entry = _resume(wires, loop, found)
     del found  # its bytes
