@@ -21,6 +21,7 @@ from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.base.files import Files, Part
 from lorafinetune_trainer.conditioning import prompts
+from lorafinetune_trainer.data.buckets import Size
 from lorafinetune_trainer.data.dataset import Dataset, Image
 from lorafinetune_trainer.sampling import sampler
 from lorafinetune_trainer.wires import Wires
@@ -101,7 +102,7 @@ def keep(wires: Wires, one: Origin, load: Callable[[], Paint], digest_: str) -> 
             made += 1
         name = f"class-{number:05}.png"
         keys[name] = key
-        images.append(Image(name, canonical.sha256(body), one.prompt))
+        images.append(Image(name, canonical.sha256(body), one.prompt, Size(one.edge, one.edge)))
         if (now := time.monotonic()) - told >= INTERVAL or number + 1 == one.count:
             told = now
             _tell(wires, number + 1, one.count)
