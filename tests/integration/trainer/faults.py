@@ -111,6 +111,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are written one after the other: 40 ms for each answer
 
         def handle_one_request(self) -> None:
             with contextlib.suppress(OSError):

@@ -15,12 +15,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from lorafinetune.contract import head as heads
 from lorafinetune.contract import layout
 from lorafinetune.contract.event import EventType, Saved
 from lorafinetune.contract.head import ConditioningEntry, Head
@@ -402,6 +400,7 @@ INTERFERENCES: dict[str, Interference] = {
     "answer lost": lambda *_: Kind.LOSE_ANSWER,
     "connection dropped": lambda *_: Kind.DROP,
     "short read": lambda *_: Kind.BREAK_OFF,
+    "answer damaged": lambda *_: Kind.GARBLE,
     "SIGTERM": lambda _, generation: generation.notice(),
     "a rival claims": lambda run, _: run.rival(commits=False),
     "a rival commits": lambda run, _: run.rival(commits=True),
@@ -415,14 +414,17 @@ def at_request(run: Run, generation: Generation, place: int, what: Interference,
     numbers = itertools.count()
 
     def interfere(method: str, path: str) -> Kind | None:
-        if place <= next(numbers) < place + times:
-            return what(run, generation)
-        return None
+        if not place <= next(numbers) < place + times:
+            return None
+        kind = what(run, generation)
+        if kind is Kind.GARBLE and (method != "GET" or layout.CHECKPOINTS not in path):
+            return None  # of the head no hash is known
+        return kind
 
     return interfere
 
 
-def prepare(s3: Access, folder: Path | None = None) -> None:
+def prepare(s3: Access) -> None:
     """Make the direct client of a server, once."""
     if s3.endpoint not in DIRECT:
         DIRECT[s3.endpoint] = s3.bucket(f"s3://{BUCKET}/")
@@ -432,6 +434,3 @@ def head_of(run: Run) -> Head:
     found = stored.read(run.bucket).head
     assert found is not None
     return found
-
-
-__all__ = ["INTERFERENCES", "STEPS", "Generation", "Run", "Way", "at_request", "head_of", "heads", "prepare"]
