@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
 """The format's own limit."""
-_TYPES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64"}
+_TYPES: Final = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float64": "F64",
+    "int64": "I64",
+    "uint8": "U8",
+}
 _NAMES: Final = {short: name for name, short in _TYPES.items()}
-_SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8}
+_SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "U8": 1}
 
 
 class Tensors(NamedTuple):
