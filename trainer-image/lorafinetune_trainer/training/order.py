@@ -24,6 +24,7 @@ _FLIP: Final = "flip"
 _CUT: Final = "cut"
 _CAPTION: Final = "caption"
 _DROP: Final = "drop"
+_OFFSET: Final = "offset"
 _INITIAL: Final = "initial"
 
 
@@ -67,6 +68,11 @@ def sample(
 def noise(seed: int, step: int, slot: int, shape: tuple[int, ...], kind: Kind = Kind.INSTANCE) -> NDArray[np.float64]:
     """Return the standard normal noise that is added to the latents at this place."""
     return _normal(seed, kind + _NOISE, step, slot, shape)
+
+
+def offset(seed: int, step: int, slot: int, channels: int, kind: Kind = Kind.INSTANCE) -> NDArray[np.float64]:
+    """Return the standard normal values, (channels, 1, 1), that shift the noise of a whole picture at this place."""
+    return _normal(seed, kind + _OFFSET, step, slot, (channels, 1, 1))
 
 
 def posterior(
