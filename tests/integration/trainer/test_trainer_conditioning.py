@@ -51,14 +51,14 @@ def condition(
     """Prepare with the tiny model's real encoders; return the entry and what was done for it."""
     import torch
 
-    from lorafinetune_trainer.base.files import Files, Part
+    from lorafinetune_trainer.base.files import Folder, Part
     from lorafinetune_trainer.conditioning import latents, pinned, prompts
     from lorafinetune_trainer.conditioning.recipe import Recipe
 
     torch.set_num_threads(1)
     counts = Counts()
     names = tuple(sorted(str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()))
-    files = Files(model, names)
+    files = Folder(model, names)
     source = Source(source=str(photos), instance_prompt="sks dog, snow, wood, sky", class_prompt="a dog")
     data = datasets.scan(datasets.instances(source), lambda _: bucket)
     asked = datasets.classes(source.model_copy(update={"class_source": str(photos / "10_a class")}))
@@ -138,7 +138,7 @@ def place(s3: Access, name: str) -> Bucket:
 def _everything(s3: Access, name: str, model: Path, pictures: Path) -> None:
     import torch
 
-    from lorafinetune_trainer.base.files import Files, Part
+    from lorafinetune_trainer.base.files import Folder, Part
     from lorafinetune_trainer.conditioning import latents, pinned, prompts
     from lorafinetune_trainer.data import buckets, captions
 
@@ -157,7 +157,7 @@ def _everything(s3: Access, name: str, model: Path, pictures: Path) -> None:
 
     # Shapes, cuts and flips: each is what the VAE makes of just those pixels.
     names = tuple(sorted(str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()))
-    files = Files(model, names)
+    files = Folder(model, names)
     data = datasets.scan(datasets.instances(Source(source=str(pictures), instance_prompt="x")), lambda _: bucket)
     cat = by_name["cat.png"]
     image = next(one for one in data.images if one.name == "cat.png")

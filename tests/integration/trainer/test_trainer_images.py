@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lorafinetune.contract.runconfig import Dataset as Source
+from lorafinetune_trainer.data import dataset as datasets
+from lorafinetune_trainer.failure import Failure
 from tests.integration.trainer.process import Trainers
+from tests.integration.trainer.s3 import Access
 from tests.unit.trainer.image_files import fill, picture
 
 MOVING = picture(kind="GIF", size=(64, 64), save_all=True, append_images=[Image.new("RGB", (64, 64), "blue")])
 BAD: dict[str, tuple[dict[str, bytes | str], dict[str, str], str, str]] = {
     "captions only": ({"a.txt": "a dog"}, {}, "EmptyDataset", "captions without images: a.txt"),
     "cut off": ({"a.jpg": picture(kind="JPEG", size=(400, 400))[:-200]}, {}, "TruncatedImage", "a.jpg is cut off"),
-    "huge": ({"a.png": picture(size=(20_000, 20_000), mode="1")}, {}, "HugeImage", "a.png has 20000 x 20000"),
+    "huge": ({"a.png": picture(size=(12_000, 12_000), mode="1")}, {}, "HugeImage", "a.png has 12000 x 12000"),
     "tiny": ({"a.png": picture(size=(16, 16))}, {}, "TinyImage", "a.png has 16 x 16 pixels"),
     "moving": ({"a.gif": MOVING}, {}, "AnimatedImage", "a.gif has 2 frames"),
     "no UTF-8": ({"a.png": picture(), "a.txt": "café".encode("latin-1")}, {}, "InvalidCaption", "a.txt is not UTF-8"),
@@ -93,6 +97,22 @@ def test_what_is_odd_is_remarked_and_trained_on(trainers: Trainers, photos: Path
     (folder / "lonely.txt").unlink()
     run.finish()
     assert run.file() == undisturbed.file()
+
+
+def test_an_image_in_a_bucket_that_changes_or_vanishes_while_it_is_read(s3: Access, name: str) -> None:
+    bucket = s3.bucket(f"s3://loras/{name}/")
+    for number in range(3):
+        bucket.put(f"{number}.png", picture((number, 0, 0)))
+    asked = datasets.instances(Source(source=f"s3://loras/{name}/", instance_prompt="a dog"))
+    found = datasets.scan(asked, lambda location: s3.bucket(str(location)))
+    first, second, third = found.images
+    assert found.decode(first, lambda one: one.size) == (40, 34)
+    bucket.put(second.name, picture("blue"))
+    bucket.delete([third.name])
+    for image, words in ((second, "changed"), (third, "vanished")):
+        with pytest.raises(Failure, match=f"{image.name} {words}") as caught:
+            found.decode(image, str)
+        assert (caught.value.code, caught.value.reason) == (78, "DatasetChanged")
 
 
 def test_another_content_is_refused_and_nothing_is_lost(
