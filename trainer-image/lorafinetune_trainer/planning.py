@@ -66,7 +66,15 @@ def total(plan: Plan, training: Training) -> int:
 
 
 def make(
-    config: RunConfig, *, dataset_digest: str, base_model_digest: str, images: int, thread_count: int, level: str
+    config: RunConfig,
+    *,
+    dataset_digest: str,
+    base_model_digest: str,
+    images: int,
+    thread_count: int,
+    level: str,
+    class_digest: str | None = None,
+    initial_lora_digest: str | None = None,
 ) -> Plan:
     """Return the plan that this attempt would commit."""
     training = config.training
@@ -74,7 +82,9 @@ def make(
         config_digest=config.digest(),
         config=config.mathematics(),
         dataset_digest=dataset_digest,
+        class_digest=class_digest,
         base_model_digest=base_model_digest,
+        initial_lora_digest=initial_lora_digest,
         steps=steps(training, images),
         micro_batch=training.micro_batch or training.batch_size,
         precision=training.precision,
@@ -109,8 +119,13 @@ def check(plan: Plan, mine: Plan) -> list[str]:
     ]
     if plan.dataset_digest != mine.dataset_digest:
         wrong.append("the images or captions of dataset.source have changed")
+    if plan.class_digest != mine.class_digest:
+        wrong.append("the images or captions of dataset.classSource have changed")
     if plan.base_model_digest != mine.base_model_digest:
         wrong.append("the weights of baseModel.source have changed")
+    # None where a checkpoint has taken its place: it is not even fetched then.
+    if mine.initial_lora_digest is not None and plan.initial_lora_digest != mine.initial_lora_digest:
+        wrong.append("the file of training.lora.initFrom has changed")
     if wrong:
         raise invalid(
             "PlanMismatch",
