@@ -28,6 +28,7 @@ from lorafinetune.storage.bucket import Bucket
 from tests.integration.trainer.s3 import Access
 
 PRELOADED = [
+    "tests.integration.trainer.held",
     "torch",
     "accelerate",
     "peft",
