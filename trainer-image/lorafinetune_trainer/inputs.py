@@ -19,8 +19,8 @@ from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
 from lorafinetune_trainer.base import files as basemodel
 from lorafinetune_trainer.base import parts
-from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means
-from lorafinetune_trainer.conditioning import latents, prompts
+from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means, Part
+from lorafinetune_trainer.conditioning import classimages, latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.objects import Compute
 from lorafinetune_trainer.conditioning.recipe import Recipe
@@ -77,7 +77,7 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
-        class_digest=classes.digest if classes is not None else None,
+        class_digest=classes.digest if classes is not None else classimages.digest(config, base_model_digest),
         base_model_digest=base_model_digest,
         images=dataset.shown,
         thread_count=threads,
@@ -85,8 +85,14 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
+        vae = Part(separate, "vae" if separate.names[0].startswith("vae/") else "") if separate else None
+        vae = vae or Part(files, "vae")
+        if config.dataset.makes_class_images:
+            digests = [base_model_digest, files.digest(ENCODERS - {"vae"}), vae.digest()]
+            classes = classimages.make(wires, files, vae, accelerator.device, digests=digests)
+            model.release()
         wires.enter(Phase.CONDITIONING)
-        entry = _condition(wires, dataset, classes, files, separate=separate, device=accelerator.device)
+        entry = _condition(wires, dataset, classes, files, vae=vae, device=accelerator.device)
         head = wires.checkpoints.pin(mine, entry)
         model.release()
     assert head.plan is not None
@@ -129,11 +135,9 @@ def _condition(
     classes: Dataset | None,
     files: Files,
     *,
-    separate: Files | None,
+    vae: Part,
     device: torch.device,
 ) -> ConditioningEntry:
-    vae = basemodel.Part(separate, "vae" if separate.names[0].startswith("vae/") else "") if separate else None
-    vae = vae or basemodel.Part(files, "vae")
     config = wires.config
     recipe = Recipe(config.training, vae.digest(), files.digest(ENCODERS - {"vae"}))
     asked = config.validation
