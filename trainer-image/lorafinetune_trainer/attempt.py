@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,7 @@ from lorafinetune.contract.head import CheckpointEntry, Fenced, HeadLost
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage import errors
-from lorafinetune_trainer import imports, inputs, places, planning
+from lorafinetune_trainer import imports, inputs, instructions, places, planning
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Verified
@@ -23,8 +23,10 @@ from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
     from lorafinetune_trainer.inputs import Inputs
+    from lorafinetune_trainer.product.extra import Extra
+    from lorafinetune_trainer.product.intermediate import Intermediate
+    from lorafinetune_trainer.product.product import Product
     from lorafinetune_trainer.training.loop import Loop, Progress
-    from lorafinetune_trainer.training.model import Model
 
 EXPORT_GRACE: Final = 5.0
 """Seconds for which SIGTERM waits while the artifact is being published."""
@@ -55,7 +57,8 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         webhook=config.webhook,
         on_stop=lambda reason, message: ending.fail(Failure(ExitCode.FENCED, reason, message)),
     )
-    importing = imports.begin()
+    level = instructions.hold(head.plan.instructions if head.plan is not None else None)
+    importing = imports.begin(config.training)
     found = checkpoints.newest_verified()
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
     reporter.tell(
@@ -70,13 +73,18 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         return ExitCode.FINISHED
     ending.scratch = scratch = Path(tempfile.mkdtemp(prefix="lorafinetune-", dir=config.scratch))
     wires = Wires(config, ending, bucket, urgent, checkpoints, reporter, scratch)
-    return _train(wires, inputs.gather(wires, importing), found)
+    return _train(wires, inputs.gather(wires, importing, level), found)
 
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
+    from lorafinetune_trainer.product import extra as extras
+    from lorafinetune_trainer.product import intermediate as intermediates
+    from lorafinetune_trainer.product.intermediate import Intermediate
+    from lorafinetune_trainer.product.product import Product
     from lorafinetune_trainer.sampling import validation
     from lorafinetune_trainer.saving.saver import Saver
     from lorafinetune_trainer.telling import steps as telling
+    from lorafinetune_trainer.telling.metrics import losses
     from lorafinetune_trainer.training import model as models
     from lorafinetune_trainer.training.loop import Loop
 
@@ -94,12 +102,34 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         micro_batch=given.plan.micro_batch,
     )
     entry = _resume(wires, loop, found)
+    product = Product(
+        config=config,
+        plan=given.plan,
+        images=len(given.samples.instances),
+        steps=total,
+        updates=0,
+        layers_per_block=int(model.unet.config.layers_per_block),
+        captions=tuple((one.captions[0], one.repeats) for one in given.samples.instances),
+        class_images=len(given.samples.classes),
+        prediction=model.prediction,
+    )
+    intermediate = Intermediate(
+        intermediates.chosen(config.checkpoint.keep_intermediate, total),
+        product=product,
+        weights=loop.published,
+        put=wires.checkpoints.put,
+    )
     del found  # its bytes
     # What lives now lives on: the collector need not walk through it again, which would stall the saver's thread.
     gc.collect()
     gc.freeze()
     steps = telling.begin(wires, model.unet.config, planning.device(), step=loop.step, total=total)
-    saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=steps.metrics.put)
+
+    def beside(step: int, deadline: float | None) -> None:
+        intermediate.beside(step, deadline)
+        steps.metrics.put(step, deadline)
+
+    saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=beside)
     ending.rescue = saver.rescue
     wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
     pictures = validation.begin(wires, given, model, loop)
@@ -110,6 +140,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         steps.tell(progress)
         ending.hold()
         ending.standing.step = progress.step
+        intermediate.take(progress.step)
         if progress.step % config.checkpoint.every_steps == 0 and progress.step < total:
             saver.offer(loop.snapshot(), SaveReason.PERIODIC)
         if pictures is not None and progress.step < total:
@@ -122,9 +153,9 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     saver.drain()
     if pictures is not None:
         pictures.show(loop.step)  # the last weights are safe whatever becomes of them
-    _lines, extra = steps.metrics.published(total)
-    extra |= pictures.files() if pictures is not None else {}
-    return _publish(wires, given, model, loop, extra)
+    lines, figures = steps.metrics.published(total)
+    extra = extras.gather(figures, pictures.files() if pictures is not None else {}, losses(lines))
+    return _publish(wires, replace(product, updates=loop.updates), loop, intermediate, extra)
 
 
 def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry | None:
@@ -157,31 +188,26 @@ def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: lis
     return "; ".join(words)
 
 
-def _publish(wires: Wires, given: Inputs, model: Model, loop: Loop, extra: dict[str, bytes]) -> ExitCode:
-    """Make the artifact durable, with *extra* files by name; from here on SIGTERM waits a little."""
-    from lorafinetune_trainer.product import export
+def _publish(wires: Wires, product: Product, loop: Loop, intermediate: Intermediate, extra: Extra) -> ExitCode:
+    """Make the artifact durable; from here on SIGTERM waits a little."""
+    from lorafinetune_trainer.product import card, export
 
     wires.ending.grace = EXPORT_GRACE
     wires.enter(Phase.EXPORTING)
-    product = export.Product(
-        config=wires.config,
-        plan=given.plan,
-        images=len(given.samples.instances),
-        steps=loop.total,
-        updates=loop.updates,
-        layers_per_block=int(model.unet.config.layers_per_block),
-    )
     provenance = {
         "device": planning.device(),
         **{f"library.{name}": version for name, version in planning.libraries().items()},
     }
-    run_ = wires.config.run
-    story = f"\nRun {run_.namespace}/{run_.name} ({run_.uid}), finished by attempt {wires.checkpoints.attempt}.\n"
-    files = export.files(loop.published(), product, story=story) | extra
-    entry = wires.checkpoints.publish(loop.step, loop.updates, files, provenance)
+    run_, checkpoints = wires.config.run, wires.checkpoints
+    history = card.History(f"{run_.namespace}/{run_.name}", run_.uid, checkpoints.attempt)
+    text = card.write(product, history, samples=extra.samples, grid=extra.grid, curve=extra.curve)
+    files = export.files(loop.published(), product, card=text, extra=extra.files)
+    kept = intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note)
+    entry = checkpoints.publish(loop.step, loop.updates, files, provenance, kept)
     wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)
     try:
-        wires.checkpoints.tidy()  # a superseded artifact
+        checkpoints.tidy()  # a superseded artifact
+        intermediate.discard(wires.bucket)
     except (errors.StorageError, Fenced, HeadLost) as error:  # the product is safe; the operator sweeps what is left
         wires.reporter.note(f"left-overs could not be deleted: {error}")
     return ExitCode.FINISHED

@@ -17,9 +17,9 @@ from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
-from lorafinetune_trainer.base import files as basemodel
-from lorafinetune_trainer.base import parts
-from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means, Part
+from lorafinetune_trainer.base import fetching
+from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
+from lorafinetune_trainer.base.places import Means
 from lorafinetune_trainer.conditioning import classimages, latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.objects import Compute
@@ -52,8 +52,11 @@ class Inputs:
     """What may make the bits differ from those of an undisturbed run."""
 
 
-def gather(wires: Wires, importing: threading.Thread) -> Inputs:
-    """Bring everything together; raises Failure for what the user must mend. Joins *importing* before torch is used."""
+def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
+    """Bring everything together; raises Failure for what the user must mend. Joins *importing* before torch is used.
+
+    *level* names the vector instructions that the CPU is held to.
+    """
     config, head = wires.config, wires.checkpoints.head
     pinned = head.conditioning is not None and head.plan is not None
 
@@ -63,10 +66,8 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     wires.enter(Phase.DOWNLOADING)
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
-    files = basemodel.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
-    separate = (
-        basemodel.fetch_vae(config.base_model, means) if config.base_model.vae is not None and not pinned else None
-    )
+    files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
+    vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
     base_model_digest = files.digest(TRAINED)
     importing.join()
 
@@ -81,12 +82,11 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
         base_model_digest=base_model_digest,
         images=dataset.shown,
         thread_count=threads,
+        level=level,
     )
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
-        vae = Part(separate, "vae" if separate.names[0].startswith("vae/") else "") if separate else None
-        vae = vae or Part(files, "vae")
         if config.dataset.makes_class_images:
             digests = [base_model_digest, files.digest(ENCODERS - {"vae"}), vae.digest()]
             classes = classimages.make(wires, files, vae, accelerator.device, digests=digests)
@@ -143,11 +143,7 @@ def _condition(
     asked = config.validation
 
     def encode_prompts() -> Compute[tuple[str, ...]]:
-        import torch
-
-        encoders = parts.load_text_encoders(files, torch.float32)
-        for one in encoders:
-            one.model.to(device)
+        encoders = prompts.load(files, device)
         for remark in prompts.remarks(encoders, (image.caption for image in dataset.images)):
             wires.reporter.note(remark)
         return prompts.encoder(encoders)

@@ -71,6 +71,7 @@ def make(
     base_model_digest: str,
     images: int,
     thread_count: int,
+    level: str,
     class_digest: str | None = None,
 ) -> Plan:
     """Return the plan that this attempt would commit."""
@@ -86,6 +87,7 @@ def make(
         precision=training.precision,
         gradient_checkpointing=training.gradient_checkpointing,
         device=device(),
+        instructions=level if device().startswith("cpu") else "",
         threads=thread_count,
         libraries=libraries(),
     )
@@ -131,4 +133,6 @@ def check(plan: Plan, mine: Plan) -> list[str]:
     ]
     if plan.device != mine.device:
         remarks.append(f"{plan.device} became {mine.device}")
+    elif plan.instructions != mine.instructions:
+        remarks.append(f"instructions {plan.instructions or 'of any width'} became {mine.instructions}")
     return remarks

@@ -186,6 +186,15 @@ class Bucket:
 
         return self._read(key, read)
 
+    def get_range(self, key: str, first: int, end: int) -> bytes:
+        """Return the object's bytes from *first* up to, not including, *end*; raises NotVerified where it has fewer."""
+        if first >= end:
+            return b""
+        body = self._read(key, lambda answer: answer["Body"].read(), Range=f"bytes={first}-{end - 1}")
+        if len(body) != end - first:
+            raise errors.NotVerified(f"{self.uri(key)} has no bytes {first} to {end}: it was changed, or cut short")
+        return body
+
     def download(self, key: str, path: Path) -> None:
         """Write the object's bytes to *path* in pieces of 1 MiB."""
 
@@ -297,11 +306,11 @@ class Bucket:
             self._raise(error, "")
         return count
 
-    def _read(self, key: str, read: Callable[[GetObjectOutputTypeDef], _Result]) -> _Result:
+    def _read(self, key: str, read: Callable[[GetObjectOutputTypeDef], _Result], **request: str) -> _Result:
         """Ask for an object and let *read* take its body; a body that breaks off is asked for again."""
         for again in reversed(range(min(BODY_ATTEMPTS, self._attempts))):
             try:
-                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
+                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key, **request)  # type: ignore[arg-type]
             except (BotoCoreError, ClientError) as error:  # botocore has tried it again already
                 self._raise(error, key)
             try:

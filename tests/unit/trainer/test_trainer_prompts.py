@@ -60,7 +60,7 @@ def test_a_short_caption_is_encoded_as_the_pipeline_does(caption: str) -> None:
 
 @torch.no_grad()
 def test_a_long_caption_is_encoded_in_windows_of_75_tokens() -> None:
-    tokens = prompts.tokens(encoders()[0], LONG)
+    tokens = encoders()[0].tokens(LONG)
     count = prompts.windows(encoders(), LONG)
     assert count == -(-len(tokens) // 75) > 2
     embeddings, pooled = prompts.embed(encoders(), [LONG])
@@ -77,7 +77,7 @@ def test_a_long_caption_is_encoded_in_windows_of_75_tokens() -> None:
 @torch.no_grad()
 def test_a_full_window_is_one_and_a_token_more_is_two() -> None:
     tokenizer = encoders()[0].tokenizer
-    tokens = prompts.tokens(encoders()[0], LONG)
+    tokens = encoders()[0].tokens(LONG)
     assert [prompts.windows(encoders(), tokenizer.decode(tokens[:count])) for count in (74, 75, 76)] == [1, 1, 2]
 
 

@@ -48,8 +48,7 @@ def encoder(part: Part, device: torch.device, *, flips: bool) -> Callable[[Cuts]
     """
     import torch
 
-    vae = parts.load_vae(part, torch.float32)
-    vae.to(device)
+    vae = parts.load_vae(part, torch.float32).to(device)
     scale, shift = float(vae.config.scaling_factor), float(vae.config.shift_factor or 0.0)
 
     @torch.no_grad()

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from lorafinetune_trainer.base import parts
+from lorafinetune_trainer.base.files import Files
 from lorafinetune_trainer.base.parts import TextEncoder
 from lorafinetune_trainer.conditioning.samples import Prompt
 from lorafinetune_trainer.failure import invalid
@@ -29,20 +31,9 @@ _EMBEDDINGS: Final = "embeddings."
 _POOLED: Final = "pooled."
 
 
-def window(one: TextEncoder) -> int:
-    """Return the tokens that go through the model at once, start and end included: 77."""
-    return int(min(one.tokenizer.model_max_length, one.model.config.max_position_embeddings))
-
-
-def tokens(one: TextEncoder, caption: str) -> list[int]:
-    """Return the tokens of *caption*, without start and end."""
-    # The tokenizer would print a warning where they are more than a window.
-    return list(one.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
-
-
 def windows(encoders: Encoders, caption: str) -> int:
     """Return the number of windows that *caption* takes: 1 for at most 75 tokens."""
-    return max(max(1, math.ceil(len(tokens(one, caption)) / (window(one) - 2))) for one in encoders)
+    return max(max(1, math.ceil(len(one.tokens(caption)) / (one.window - 2))) for one in encoders)
 
 
 def embed(encoders: Encoders, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,12 +60,22 @@ def embed(encoders: Encoders, captions: Sequence[str]) -> tuple[torch.Tensor, to
 
 def _ids(one: TextEncoder, caption: str, count: int) -> list[list[int]]:
     """Return the windows of *caption*, (count, window): start, at most 75 tokens, end, padding."""
-    tokenizer, inside = one.tokenizer, window(one) - 2
-    words = tokens(one, caption)
+    tokenizer, inside = one.tokenizer, one.window - 2
+    words = one.tokens(caption)
     found = []
     for first in range(0, count * inside, inside):
         piece = [tokenizer.bos_token_id, *words[first : first + inside], tokenizer.eos_token_id]
-        found.append(piece + [tokenizer.pad_token_id] * (window(one) - len(piece)))
+        found.append(piece + [tokenizer.pad_token_id] * (one.window - len(piece)))
+    return found
+
+
+def load(files: Files, device: torch.device) -> Encoders:
+    """Load both text encoders, in float32 and frozen, onto *device*."""
+    import torch
+
+    found = parts.load_text_encoders(files, torch.float32)
+    for one in found:
+        one.model.to(device)
     return found
 
 
@@ -123,7 +124,7 @@ def remarks(encoders: Encoders, captions: Iterable[str]) -> list[str]:
             f"{long[0][:60]!r}..."
         )
     common = set.intersection(*(set(caption.replace(",", " ").split()) for caption in every)) if every else set()
-    counts = {word: len(tokens(encoders[0], word)) for word in sorted(common)}
+    counts = {word: len(encoders[0].tokens(word)) for word in sorted(common)}
     return found + [
         f"{word!r}, which all captions have, falls into {count} tokens: a word of one or two is learnt faster"
         for word, count in counts.items()

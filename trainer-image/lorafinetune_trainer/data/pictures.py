@@ -83,7 +83,7 @@ def _rgb(name: str, picture: Picture) -> Picture:
     profile = picture.info.get("icc_profile")
     if picture.mode.startswith("I") or picture.mode == "F":
         return _eight_bits(name, picture)
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+    if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         colors, mask = layer.convert("RGB"), layer.getchannel("A")
         white = pillow.new("RGB", layer.size, (255, 255, 255))

@@ -6,9 +6,9 @@ import io
 from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract.training import Precision
-from lorafinetune_trainer.base import files as basemodel
-from lorafinetune_trainer.base import parts
-from lorafinetune_trainer.base.files import Means, Part
+from lorafinetune_trainer.base import fetching, parts
+from lorafinetune_trainer.base.files import Part
+from lorafinetune_trainer.base.places import Means
 from lorafinetune_trainer.failure import invalid
 from lorafinetune_trainer.wires import Wires
 
@@ -26,11 +26,10 @@ def fetch(wires: Wires, device: torch.device) -> Decoder:
 
     source, means = wires.config.base_model, Means(wires.open, wires.scratch)
     if source.vae is not None:
-        files = basemodel.fetch_vae(source, means)
-        part = Part(files, "vae" if files.names[0].startswith("vae/") else "")
+        part = fetching.fetch_vae(source, means)
     else:
         half = wires.config.training.precision is not Precision.FP32
-        part = Part(basemodel.fetch(source, frozenset({"vae"}), means, half=half), "vae")
+        part = Part(fetching.fetch(source, frozenset({"vae"}), means, half=half), "vae")
     return Decoder(parts.load_vae(part, torch.float32), device)
 
 

@@ -71,7 +71,7 @@ def _write(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | No
     # Tensor by tensor, by torch, into memory that nothing has filled before: to join 64 MiB of bytes would stop all
     # threads of Python, the one that waits for SIGTERM too.
     whole = torch.empty(8 + len(text) + place, dtype=torch.uint8)
-    body = memoryview(whole.numpy())
+    body = memoryview(whole.numpy())  # type: ignore[arg-type]  # an array is a buffer
     body[: 8 + len(text)] = struct.pack("<Q", len(text)) + text
     place = 8 + len(text)
     for name in sorted(tensors):
