@@ -61,6 +61,7 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
     importing = imports.begin(config.training)
     found = checkpoints.newest_verified()
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
+    reporter.total_steps = config.training.steps or (head.plan.steps if head.plan is not None else None)
     reporter.tell(
         EventType.STARTED,
         standing.step,
