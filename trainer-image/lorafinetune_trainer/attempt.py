@@ -6,30 +6,24 @@ import gc
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.head import CheckpointEntry, Fenced, HeadLost
+from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune.storage import errors
 from lorafinetune_trainer import imports, inputs, instructions, places, planning
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Verified
+from lorafinetune_trainer.telling import tensorboard
 from lorafinetune_trainer.telling.report import Reporter
 from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
     from lorafinetune_trainer.inputs import Inputs
-    from lorafinetune_trainer.product.extra import Extra
-    from lorafinetune_trainer.product.intermediate import Intermediate
-    from lorafinetune_trainer.product.product import Product
     from lorafinetune_trainer.training.loop import Loop, Progress
-
-EXPORT_GRACE: Final = 5.0
-"""Seconds for which SIGTERM waits while the artifact is being published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +52,7 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         on_stop=lambda reason, message: ending.fail(Failure(ExitCode.FENCED, reason, message)),
     )
     level = instructions.hold(head.plan.instructions if head.plan is not None else None)
+    tensorboard.require(config.metrics.tensor_board)
     importing = imports.begin(config.training)
     found = checkpoints.newest_verified()
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
@@ -78,20 +73,22 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
 
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
-    from lorafinetune_trainer.product import extra as extras
+    from lorafinetune_trainer import publishing
+    from lorafinetune_trainer.product import initial
     from lorafinetune_trainer.product import intermediate as intermediates
     from lorafinetune_trainer.product.intermediate import Intermediate
     from lorafinetune_trainer.product.product import Product
     from lorafinetune_trainer.sampling import validation
     from lorafinetune_trainer.saving.saver import Saver
     from lorafinetune_trainer.telling import steps as telling
-    from lorafinetune_trainer.telling.metrics import losses
     from lorafinetune_trainer.training import model as models
     from lorafinetune_trainer.training.loop import Loop
 
     config, ending, reporter = wires.config, wires.ending, wires.reporter
     training = config.training
     model = models.load(given.files, training, given.accelerator.device, compiled=given.plan.compiled)
+    if given.initial is not None:
+        initial.put(given.initial, model.weights, training, int(model.unet.config.layers_per_block))
     total = planning.total(given.plan, training)
     loop = Loop(
         model,
@@ -154,9 +151,8 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     saver.drain()
     if pictures is not None:
         pictures.show(loop.step)  # the last weights are safe whatever becomes of them
-    lines, figures = steps.metrics.published(total)
-    extra = extras.gather(figures, pictures.files() if pictures is not None else {}, losses(lines))
-    return _publish(wires, replace(product, updates=loop.updates), loop, intermediate, extra)
+    product = replace(product, updates=loop.updates)
+    return publishing.publish(wires, product, loop, intermediate=intermediate, metrics=steps.metrics, pictures=pictures)
 
 
 def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry | None:
@@ -187,28 +183,3 @@ def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: lis
     if remarks:
         words.append("the bytes may differ from those of an undisturbed run: " + ", ".join(remarks))
     return "; ".join(words)
-
-
-def _publish(wires: Wires, product: Product, loop: Loop, intermediate: Intermediate, extra: Extra) -> ExitCode:
-    """Make the artifact durable; from here on SIGTERM waits a little."""
-    from lorafinetune_trainer.product import card, export
-
-    wires.ending.grace = EXPORT_GRACE
-    wires.enter(Phase.EXPORTING)
-    provenance = {
-        "device": planning.device(),
-        **{f"library.{name}": version for name, version in planning.libraries().items()},
-    }
-    run_, checkpoints = wires.config.run, wires.checkpoints
-    history = card.History(f"{run_.namespace}/{run_.name}", run_.uid, checkpoints.attempt)
-    text = card.write(product, history, samples=extra.samples, grid=extra.grid, curve=extra.curve)
-    files = export.files(loop.published(), product, card=text, extra=extra.files)
-    kept = intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note)
-    entry = checkpoints.publish(loop.step, loop.updates, files, provenance, kept)
-    wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)
-    try:
-        checkpoints.tidy()  # a superseded artifact
-        intermediate.discard(wires.bucket)
-    except (errors.StorageError, Fenced, HeadLost) as error:  # the product is safe; the operator sweeps what is left
-        wires.reporter.note(f"left-overs could not be deleted: {error}")
-    return ExitCode.FINISHED

@@ -73,6 +73,7 @@ def make(
     thread_count: int,
     level: str,
     class_digest: str | None = None,
+    initial_lora_digest: str | None = None,
 ) -> Plan:
     """Return the plan that this attempt would commit."""
     training = config.training
@@ -82,6 +83,7 @@ def make(
         dataset_digest=dataset_digest,
         class_digest=class_digest,
         base_model_digest=base_model_digest,
+        initial_lora_digest=initial_lora_digest,
         steps=steps(training, images),
         micro_batch=training.micro_batch or training.batch_size,
         precision=training.precision,
@@ -120,6 +122,9 @@ def check(plan: Plan, mine: Plan) -> list[str]:
         wrong.append("the images or captions of dataset.classSource have changed")
     if plan.base_model_digest != mine.base_model_digest:
         wrong.append("the weights of baseModel.source have changed")
+    # None where a checkpoint has taken its place: it is not even fetched then.
+    if mine.initial_lora_digest is not None and plan.initial_lora_digest != mine.initial_lora_digest:
+        wrong.append("the file of training.lora.initFrom has changed")
     if wrong:
         raise invalid(
             "PlanMismatch",

@@ -21,7 +21,6 @@ from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.base.files import Files, Part
 from lorafinetune_trainer.conditioning import prompts
-from lorafinetune_trainer.conditioning.samples import Prompt
 from lorafinetune_trainer.data.buckets import Size
 from lorafinetune_trainer.data.dataset import Dataset, Image
 from lorafinetune_trainer.sampling import sampler
@@ -131,7 +130,7 @@ def painter(config: RunConfig, one: Origin, files: Files, vae: Part, device: tor
     dtype = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}[
         config.training.precision
     ]
-    prompt = _encode(one.prompt, files, device)
+    (prompt,) = prompts.kept(prompts.encoder(prompts.load(files, device))((one.prompt,)))
     decoder = Decoder(parts.load_vae(vae, torch.float32), device)
     unet = parts.load_unet(files, dtype).eval().to(device)
     schedule = sampler.make_schedule(parts.scheduler_config(files))
@@ -167,17 +166,6 @@ def painter(config: RunConfig, one: Origin, files: Files, vae: Part, device: tor
         return decoder.png(latents)
 
     return paint
-
-
-def _encode(words: str, files: Files, device: torch.device) -> Prompt:
-    import torch
-
-    encoders = parts.load_text_encoders(files, torch.float32)
-    for encoder in encoders:
-        encoder.model.to(device)
-    with torch.no_grad():
-        embeddings, pooled = prompts.embed(encoders, [words])
-    return Prompt(embeddings[0].cpu(), pooled[0].cpu())
 
 
 def _put_first(bucket: Bucket, key: str, body: bytes) -> bytes:

@@ -25,10 +25,10 @@ def fetch(wires: Wires, device: torch.device) -> Decoder:
     import torch
 
     source, means = wires.config.base_model, Means(wires.open, wires.scratch)
+    half = wires.config.training.precision is not Precision.FP32
     if source.vae is not None:
         part = fetching.fetch_vae(source, means)
     else:
-        half = wires.config.training.precision is not Precision.FP32
         part = Part(fetching.fetch(source, frozenset({"vae"}), means, half=half), "vae")
     return Decoder(parts.load_vae(part, torch.float32), device)
 

@@ -22,7 +22,6 @@ from lorafinetune.storage import errors
 from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.conditioning.samples import Prompt
 from lorafinetune_trainer.failure import explain
-from lorafinetune_trainer.product import extra
 from lorafinetune_trainer.sampling import grid, sampler
 from lorafinetune_trainer.wires import Wires
 
@@ -41,6 +40,7 @@ MAX_SECONDS: Final = 600.0
 MAX_FAILURES: Final = 3
 """Steps in a row whose pictures failed after which the attempt makes no more."""
 MAX_PICTURE_BYTES: Final = 32 * 1024 * 1024
+GRID: Final = "grid.png"
 _NAME: Final = re.compile(r"^(\d{8})-(\d+)\.png$")
 
 
@@ -146,7 +146,7 @@ class Validation:
                     found[step, number] = self._bucket.get(key, limit=MAX_PICTURE_BYTES).body
             if not found:
                 return {}
-            whole = {extra.GRID: grid.sheet(found)}
+            whole = {GRID: grid.sheet(found)}
         except (errors.StorageError, OSError, ValueError) as error:
             self._wires.reporter.note(f"the grid of validation pictures could not be made: {error}")
             whole = {}
