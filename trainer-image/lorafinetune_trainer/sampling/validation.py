@@ -10,6 +10,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -77,6 +78,8 @@ class Means:
     device: torch.device
     edge: int
     """Of a picture, in pixels."""
+    compiled: bool
+    """Whether the model is compiled. Pictures are made with plain code all the same."""
 
 
 def name(step: int, number: int) -> str:
@@ -176,17 +179,18 @@ class Validation:
         negative = means.encode(settings.negative_prompt, weights) if settings.negative_prompt else None
         for place, number in enumerate(missing, start=1 + self._count - len(missing)):
             prompt = means.encode(settings.prompts[number], weights)
-            made = sampler.make_latents(
-                partial(means.predict, weights=weights),
-                means.schedule,
-                prompt,
-                negative or sampler.wordless(prompt),
-                recipe,
-                number=number,
-                shape=self._decoder.shape(means.edge),
-                device=means.device,
-                deadline=deadline,
-            )
+            with _plain(means.compiled):
+                made = sampler.make_latents(
+                    partial(means.predict, weights=weights),
+                    means.schedule,
+                    prompt,
+                    negative or sampler.wordless(prompt),
+                    recipe,
+                    number=number,
+                    shape=self._decoder.shape(means.edge),
+                    device=means.device,
+                    deadline=deadline,
+                )
             body = self._decoder.png(made)
             self._wires.checkpoints.check_fence(seconds=5.0)
             self._bucket.put(layout.SAMPLES + name(step, number), body)
@@ -237,8 +241,19 @@ def begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> Validation |
         decoder=lambda: decoder.fetch(wires, device),
         device=device,
         edge=config.training.resolution,
+        compiled=given.plan.compiled,
     )
     return Validation(wires, settings, means, total=loop.total)
+
+
+def _plain(compiled: bool) -> AbstractContextManager[object]:
+    """Return the context in which nothing is compiled: for shapes of their own pictures would take minutes, each time.
+
+    What the training has compiled is as it was afterwards.
+    """
+    import torch
+
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()  # type: ignore[no-untyped-call]
 
 
 def _release() -> None:

@@ -57,7 +57,7 @@ class Steps:
 
 
 def begin(wires: Wires, unet: Mapping[str, Any], device: str, *, step: int, total: int) -> Steps:
-    """Return what tells of the steps after *step*, of *total*; *unet* is its config, *device* the GPU's product name."""
+    """Return what tells of the steps after *step*, of *total*; *unet* is its config, *device* the GPU's name."""
     training = wires.config.training
     wires.reporter.total_steps = total
     kept = Metrics(
