@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-h
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit lint format generate lock programs bench clean
+.PHONY: help demo test test-long test-unit lint format generate lock programs bench clean
 
 help: ## Say what there is to do
 	@echo "lorafinetune: fine-tune SDXL LoRAs on interruptible GPUs and never lose work"
@@ -24,6 +24,9 @@ demo: $(STAMP) ## One run on a local cluster, preempted twice, to a verified LoR
 
 test: lint programs ## All that a contributor needs: lint, unit, chart, integration on real servers, end to end
 	@$(BIN)/python -m $(if $(TESTS),pytest $(TESTS),tests)
+
+test-long: $(STAMP) programs ## The big matrices of kills and faults that make test leaves out (an hour or so)
+	@$(BIN)/python -m pytest -m long $(or $(TESTS),tests)
 
 test-unit: $(STAMP) ## The pure tests only, in about a minute
 	@$(BIN)/python -m pytest tests/unit

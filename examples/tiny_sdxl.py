@@ -36,7 +36,8 @@ def build(folder: Path, *, broken: bool = False) -> Path:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per text encoder, for 7 MB
-    vocabulary, merges = _vocabulary()
+    words = tokenizer()
+    vocabulary = words.get_vocab()
     text = CLIPTextConfig(
         vocab_size=len(vocabulary),
         hidden_size=WIDTH,
@@ -91,9 +92,17 @@ def build(folder: Path, *, broken: bool = False) -> Path:
         timestep_spacing="leading",
     ).save_pretrained(folder / "scheduler")
     for name in ("tokenizer", "tokenizer_2"):
-        _save_tokenizer(folder / name, vocabulary, merges)
+        words.save_pretrained(folder / name)
     _write_index(folder)
     return folder
+
+
+def tokenizer() -> Any:
+    """Return the tokenizer of both text encoders: real, with few words of its own."""
+    from transformers import CLIPTokenizer
+
+    vocabulary, merges = _vocabulary()
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=POSITIONS)
 
 
 def _fill(part: str, model: torch.nn.Module) -> None:
@@ -129,13 +138,6 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
                 tokens.append("".join(pair))
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, merges
-
-
-def _save_tokenizer(folder: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:
-    from transformers import CLIPTokenizer
-
-    tokenizer: Any = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=POSITIONS)
-    tokenizer.save_pretrained(folder)
 
 
 def _write_index(folder: Path) -> None:

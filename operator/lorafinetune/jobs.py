@@ -152,14 +152,14 @@ class Jobs:
                 return {"read": now}
             case Job.VERIFY:
                 final = reason in (errors.NotVerified.reason, "ArtifactMissing")
-                return {"artifact": ArtifactChecked(False, final, reason, message, now, spec.training.steps)}
+                return {"artifact": ArtifactChecked(False, final, reason, message, now, spec.training.steps or 0)}
             case _:
                 return {TIDYING[job]: Tidied(False, reason, message, now)}
 
     async def _credentials(self, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec) -> Credentials | None:
         name = spec.storage.credentials_secret
         if name is None:
-            places = [uri for uri in (spec.storage.uri, spec.dataset.source) if uri.startswith("s3://")]
+            places = [spec.storage.uri, *(source for _, source, _ in _image_folders(spec))]
             if all(_within(uri, self._ambient) for uri in places):
                 return None
             raise CredentialsProblem(
@@ -190,7 +190,9 @@ class Jobs:
                 return {"marked": Tidied(True, "Ready", f"{bucket.uri(layout.OWNER)} is there", now)}
             case Job.READ:
                 head = heads.read(bucket).head
-                return {"newest": head.newest if head is not None else None, "read": now}
+                planned = head.plan.steps if head is not None and head.plan is not None else None
+                newest = head.newest if head is not None else None
+                return {"newest": newest, "planned_steps": planned, "read": now}
             case Job.VERIFY:
                 return {"artifact": _verify(bucket, spec, now)}
             case Job.REBUILD:
@@ -231,10 +233,19 @@ class Jobs:
             message += (
                 "; WITHOUT FENCING (storage.unsafeNoFencing): a partitioned attempt may overwrite a newer one's work"
             )
-        if spec.dataset.source.startswith("s3://"):
-            images = probe.count_images(self._open(spec, layout.folder(spec.dataset.source), credentials))
-            message += f", the data set holds {images} images"
+        for name, source, what in _image_folders(spec):
+            images = probe.count_images(self._open(spec, layout.folder(source), credentials), name)
+            message += f", {what} holds {images} images"
         return StorageChecked(True, "Ready", message, self._clock())
+
+
+def _image_folders(spec: LoRAFineTuneSpec) -> list[tuple[str, str, str]]:
+    """Return field, URI and a name for each place in the store that must hold images."""
+    places = (
+        ("dataset.source", spec.dataset.source, "the data set"),
+        ("dataset.classSource", spec.dataset.class_source or "", "the class set"),
+    )
+    return [place for place in places if place[1].startswith("s3://")]
 
 
 def _within(uri: str, prefixes: tuple[str, ...]) -> bool:
@@ -277,7 +288,8 @@ def _rebuild(bucket: Bucket, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int,
 def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float) -> ArtifactChecked:
     head = heads.read(bucket).head
     entry = head.artifact if head is not None else None
-    steps = spec.training.steps
+    planned = head.plan.steps if head is not None and head.plan is not None else None
+    steps = spec.training.steps or planned or (entry.step if entry is not None else 0)
     if entry is None or entry.step < steps:
         what = "the head names no artifact" if entry is None else f"the artifact is of step {entry.step} only"
         return ArtifactChecked(False, True, "ArtifactMissing", f"the trainer ended well, but {what}", now, steps)

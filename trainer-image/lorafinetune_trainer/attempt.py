@@ -14,7 +14,7 @@ from lorafinetune.contract.head import CheckpointEntry, Fenced, HeadLost
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage import errors
-from lorafinetune_trainer import imports, inputs, places, planning
+from lorafinetune_trainer import imports, inputs, instructions, places, planning
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Verified
@@ -55,7 +55,8 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         webhook=config.webhook,
         on_stop=lambda reason, message: ending.fail(Failure(ExitCode.FENCED, reason, message)),
     )
-    importing = imports.begin()
+    level = instructions.hold(head.plan.instructions if head.plan is not None else None)
+    importing = imports.begin(config.training)
     found = checkpoints.newest_verified()
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
     reporter.tell(
@@ -70,7 +71,7 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         return ExitCode.FINISHED
     ending.scratch = scratch = Path(tempfile.mkdtemp(prefix="lorafinetune-", dir=config.scratch))
     wires = Wires(config, ending, bucket, checkpoints, reporter, scratch)
-    return _train(wires, inputs.gather(wires, importing), found)
+    return _train(wires, inputs.gather(wires, importing, level), found)
 
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
@@ -83,15 +84,16 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
 
     config, ending, reporter = wires.config, wires.ending, wires.reporter
     training = config.training
-    model = models.load(given.files, training, given.accelerator.device)
+    model = models.load(given.files, training, given.accelerator.device, compiled=given.plan.compiled)
     total = planning.total(given.plan, training)
     loop = Loop(
         model,
         given.samples,
         training,
         dataset_digest=given.dataset_digest,
-        accelerator=given.accelerator,
+        device=given.accelerator.device,
         total=total,
+        micro_batch=given.plan.micro_batch,
     )
     entry = _resume(wires, loop, found)
     product = Product(
@@ -120,6 +122,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
 
     def on_step(progress: Progress) -> None:
+        ending.hold()
         ending.standing.step = progress.step
         reporter.tell(
             EventType.PROGRESS,

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from lorafinetune_trainer import signals
 
@@ -31,8 +31,18 @@ MAX_TERMINATION_BYTES: Final = 4096
 DEFAULT_NOTICE: Final = 25.0
 YIELDED: Final = 75
 """The contract's code, known here before the contract has been imported."""
+FIRST_PHASE: Final = "Starting"
+"""The contract's word, known here before the contract has been imported."""
 FLUSH_SECONDS: Final = 5.0
 """Time that the last event has to reach the operator."""
+
+
+class Rescued(NamedTuple):
+    """What the rescue did, in the word of the contract, and in a sentence where there is more to say."""
+
+    saved: Saved
+    message: str = ""
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -54,12 +64,14 @@ class Ending:
     reporter: Reporter | None = None
     scratch: Path | None = None
     """A temporary folder of the process, removed when it ends."""
-    rescue: Callable[[float], Saved] | None = None
+    rescue: Callable[[float], Rescued] | None = None
     """Saves the newest step before the given monotonic time, or raises; set once there is a state to save."""
     noticed: threading.Event = field(default_factory=threading.Event)
     """Set once SIGTERM or Ctrl-C has been heard."""
     grace: float = 0.0
     """Seconds that the main thread is given after SIGTERM to end by itself: it is about to publish the artifact."""
+    _heard_in: Phase | None = None
+    """The phase in which SIGTERM was heard: the main thread may enter another while the process ends."""
     _decided: threading.Lock = field(default_factory=threading.Lock)
 
     def watch(self) -> None:
@@ -92,8 +104,14 @@ class Ending:
         flush = 0.0 if failure.code is ExitCode.FENCED else FLUSH_SECONDS  # nobody listens to a fenced attempt
         self._exit(failure.code, reason=failure.reason, message=failure.message, flush=flush)
 
+    def hold(self) -> None:
+        """Stay here for ever once SIGTERM was heard: the training thread must not take the rescue's processor."""
+        if self.noticed.is_set():
+            _wait_for_ever()
+
     def _listen(self) -> None:
         signals.wait()
+        self._heard_in = self.standing.phase
         left = self.notice_seconds - min(2.0, 0.1 * self.notice_seconds)
         deadline = time.monotonic() + left
         self.noticed.set()
@@ -113,9 +131,9 @@ class Ending:
         from lorafinetune.contract.exit_codes import ExitCode
         from lorafinetune_trainer.failure import Failure, explain
 
-        result: list[Saved | Failure] = []
+        result: list[Rescued | Failure] = []
 
-        def save(rescue: Callable[[float], Saved]) -> None:
+        def save(rescue: Callable[[float], Rescued]) -> None:
             try:
                 result.append(rescue(deadline - 1.0))
             except BaseException as error:  # whatever it is, the process ends in order
@@ -134,7 +152,7 @@ class Ending:
             if end.code is ExitCode.FENCED:
                 code, message = ExitCode.FENCED, end.message
         elif end is not None:
-            saved = end
+            saved, message, reason = end
         elif 0 < self.standing.step <= self.standing.durable_step:  # saved, and then stuck in telling it
             saved = Saved.NEW
         elif rescue is not None:
@@ -146,7 +164,7 @@ class Ending:
             self.reporter.tell(
                 EventType.YIELDED,
                 self.standing.step,
-                phase=self.standing.phase,
+                phase=self._heard_in,
                 saved=saved,
                 reason=reason or None,
                 message=message,
@@ -158,7 +176,7 @@ class Ending:
             "exitCode": int(code),
             "step": self.standing.step,
             "durableStep": self.standing.durable_step,
-            "phase": self.standing.phase,
+            "phase": self._heard_in or self.standing.phase or FIRST_PHASE,
             "saved": saved,
             "reason": reason,
             "message": message,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 from lorafinetune.contract.event import MAX_MESSAGE
@@ -47,6 +48,13 @@ def explain(error: BaseException) -> Failure:
             "OutOfMemory",
             "out of memory: set training.gradientCheckpointing: true, or lower training.batchSize (and raise "
             f"training.gradientAccumulation as much), or training.resolution, or choose a larger GPU ({_first(error)})",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Failure(
+            ExitCode.STORAGE_UNREACHABLE,
+            "DiskFull",
+            f"a disk of this machine is full ({_first(error)}): give the pod's scratch volume more room, or put the "
+            "base model on the node or into the image",
         )
     return Failure(ExitCode.FAILED, "TrainerError", f"{type(error).__name__}: {_first(error)}")
 

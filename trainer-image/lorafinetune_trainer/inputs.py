@@ -17,10 +17,15 @@ from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
-from lorafinetune_trainer.base import files as basemodel
-from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means
+from lorafinetune_trainer.base import fetching
+from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
+from lorafinetune_trainer.base.places import Means
+from lorafinetune_trainer.conditioning import latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
+from lorafinetune_trainer.conditioning.objects import Compute
+from lorafinetune_trainer.conditioning.recipe import Recipe
 from lorafinetune_trainer.conditioning.samples import Samples
+from lorafinetune_trainer.data import buckets, preflight
 from lorafinetune_trainer.data import dataset as datasets
 from lorafinetune_trainer.data.dataset import Dataset
 from lorafinetune_trainer.failure import Failure
@@ -47,22 +52,22 @@ class Inputs:
     """What may make the bits differ from those of an undisturbed run."""
 
 
-def gather(wires: Wires, importing: threading.Thread) -> Inputs:
-    """Bring everything together; raises Failure for what the user must mend. Joins *importing* before torch is used."""
+def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
+    """Bring everything together; raises Failure for what the user must mend. Joins *importing* before torch is used.
+
+    *level* names the vector instructions that the CPU is held to.
+    """
     config, head = wires.config, wires.checkpoints.head
     pinned = head.conditioning is not None and head.plan is not None
 
     # The data set first: it is small, and what is wrong with it is told before gigabytes are moved.
-    wires.enter(Phase.SCANNING)
-    dataset = datasets.scan(config.dataset, wires.open, decoded=not pinned)
+    dataset, classes = _scan(wires, decoded=not pinned)
 
     wires.enter(Phase.DOWNLOADING)
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
-    files = basemodel.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
-    separate = (
-        basemodel.fetch_vae(config.base_model, means) if config.base_model.vae is not None and not pinned else None
-    )
+    files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
+    vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
     base_model_digest = files.digest(TRAINED)
     importing.join()
 
@@ -73,15 +78,17 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
+        class_digest=classes.digest if classes is not None else None,
         base_model_digest=base_model_digest,
-        images=len(dataset.images),
+        images=dataset.shown,
         thread_count=threads,
+        level=level,
     )
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
         wires.enter(Phase.CONDITIONING)
-        entry = _condition(wires, dataset, files, separate, accelerator.device)
+        entry = _condition(wires, dataset, classes, files, vae=vae, device=accelerator.device)
         head = wires.checkpoints.pin(mine, entry)
         model.release()
     assert head.plan is not None
@@ -91,33 +98,72 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     return Inputs(head.plan, samples, dataset.digest, files, accelerator, remarks)
 
 
+def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
+    """Return the images that are learnt from, and those of the class where the spec names a place that holds some.
+
+    Where they are *decoded* what is odd about them is told: nothing has cost GPU time yet.
+    """
+    wires.enter(Phase.SCANNING)
+    source, training = wires.config.dataset, wires.config.training
+    dataset = datasets.scan(datasets.instances(source), wires.open, decoded=decoded)
+    asked = datasets.classes(source)
+    classes = datasets.scan(asked, wires.open, decoded=decoded) if asked is not None else None
+    if not decoded:
+        return dataset, classes
+    summaries, remarks = [], []
+    for found, what, which in ((dataset, "images", ""), (classes, "class images", "dataset.classSource: ")):
+        if found is not None:
+            frames = {
+                image.name: buckets.frame(image.size, training.resolution, square=not training.aspect_buckets)
+                for image in found.images
+            }
+            summaries.append(preflight.summary(found, frames, what))
+            remarks += [which + one for one in (*found.remarks, *preflight.odd_shapes(frames))]
+    for remark in remarks:
+        wires.reporter.note(remark)
+    wires.enter(Phase.SCANNING, "; ".join([*summaries, *remarks]))
+    return dataset, classes
+
+
 def _condition(
-    wires: Wires, dataset: Dataset, files: Files, separate: Files | None, device: torch.device
+    wires: Wires,
+    dataset: Dataset,
+    classes: Dataset | None,
+    files: Files,
+    *,
+    vae: Part,
+    device: torch.device,
 ) -> ConditioningEntry:
-    vae = basemodel.Part(separate, "vae" if separate.names[0].startswith("vae/") else "") if separate else None
-    vae = vae or basemodel.Part(files, "vae")
-    training = wires.config.training
-    recipe = conditioning.Recipe(
-        resolution=training.resolution,
-        flips=training.random_flip,
-        vae_digest=vae.digest(),
-        encoders_digest=files.digest(ENCODERS - {"vae"}),
-    )
+    config = wires.config
+    recipe = Recipe(config.training, vae.digest(), files.digest(ENCODERS - {"vae"}))
+    asked = config.validation
+
+    def encode_prompts() -> Compute[tuple[str, ...]]:
+        encoders = prompts.load(files, device)
+        for remark in prompts.remarks(encoders, (image.caption for image in dataset.images)):
+            wires.reporter.note(remark)
+        return prompts.encoder(encoders)
 
     def progress(done: int, total: int) -> None:
         if done == total or done % 10 == 0:
-            message = f"{done} of {total} latents and prompts"
             wires.reporter.tell(
-                EventType.PROGRESS, wires.ending.standing.step, phase=Phase.CONDITIONING, message=message
+                EventType.PROGRESS,
+                wires.ending.standing.step,
+                phase=Phase.CONDITIONING,
+                done=done,
+                total=total,
+                message=f"{done} of {total} latents and prompts",
             )
 
     return conditioning.prepare(
         wires.bucket,
         dataset,
         recipe,
-        encode_image=lambda: conditioning.image_encoder(dataset, vae, recipe, device),
-        encode_prompt=lambda: conditioning.prompt_encoder(files, device, wires.reporter.note),
-        run_uid=wires.config.run.uid,
+        classes=classes,
+        validation=[*asked.prompts, asked.negative_prompt] if asked is not None else [],
+        encode_cuts=lambda: latents.encoder(vae, device, flips=config.training.random_flip),
+        encode_prompts=encode_prompts,
+        run_uid=config.run.uid,
         attempt=wires.checkpoints.attempt,
         before_put=lambda: wires.checkpoints.check_fence(seconds=FENCE_SECONDS),
         progress=progress,

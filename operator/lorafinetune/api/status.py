@@ -72,6 +72,10 @@ class AttemptStatus(OpenModel):
     """Last step that it reported."""
     durable_step: Annotated[int, Field(ge=0)] | None = None
     """Step of its newest committed checkpoint."""
+    generating_since: Timestamp | None = None
+    """When it began to make class images, where it did."""
+    generating_until: Timestamp | None = None
+    """When it was done with that."""
     cause: Annotated[str, Field(max_length=64)] | None = None
     """Why it ended: Finished, Preempted, NodeLost, Error, OutOfMemory, Invalid, Infrastructure, Fenced, Suspended."""
     reason: Annotated[str, Field(max_length=64)] | None = None
@@ -119,6 +123,8 @@ class Totals(OpenModel):
     """What they cost."""
     on_demand_cost: Annotated[str, Field(max_length=32)] = "0"
     """What the same hours would have cost on demand, where a price was known."""
+    generating_cost: Annotated[str, Field(max_length=32)] = "0"
+    """What of the cost went into making class images."""
 
 
 class LoRAFineTuneStatus(OpenModel):
@@ -181,11 +187,19 @@ class LoRAFineTuneStatus(OpenModel):
     """True once storage holds the artifact and nothing else of the run."""
     cost: Annotated[str, Field(max_length=32)] | None = None
     """What the run has cost so far: seconds of its attempts times the price of their pools."""
+    generating_cost: Annotated[str, Field(max_length=32)] | None = None
+    """What of that went into making class images, where the run makes its own."""
     saved: Annotated[str, Field(max_length=8)] | None = None
     """How much less that is than on demand, in percent, where an on-demand price is known."""
     eta: Annotated[str, Field(max_length=16)] | None = None
     """Time to the last step at the present speed."""
     seconds_per_step: Annotated[str, Field(max_length=16)] | None = None
     """Measured seconds per optimizer step."""
+    images_per_second: Annotated[str, Field(max_length=16)] | None = None
+    """Measured images per second."""
+    mfu: Annotated[str, Field(max_length=8)] | None = None
+    """Share of the GPU's peak rate that the model's own operations reach, in percent, where that is known."""
+    memory: Annotated[str, Field(max_length=16)] | None = None
+    """Peak memory of the GPU, or of the trainer's process where there is none."""
     event_sequence: Annotated[int, Field(ge=0)] | None = None
     """Sequence of the newest event of the newest attempt that is folded in here: a repeat changes nothing."""

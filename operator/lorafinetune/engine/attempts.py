@@ -7,6 +7,7 @@ from typing import Final
 
 from lorafinetune.api.status import MAX_ATTEMPTS_KEPT, AttemptStatus, CheckpointStatus, LoRAFineTuneStatus
 from lorafinetune.contract import layout
+from lorafinetune.contract.event import Phase
 from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.engine import ledger
 from lorafinetune.engine.classify import PREEMPTIONS, Cause, Ending, Hold, classify, classify_vanished, is_lost
@@ -75,7 +76,9 @@ def settle(seen: Observation) -> Settled:
     status = ledger.fold_oldest(status, MAX_ATTEMPTS_KEPT)
     account = ledger.bill(status, seen.now)
     if status.attempts or status.totals:
-        status = status.model_copy(update={"cost": account.cost_text, "saved": account.saved_text})
+        generating = ledger.generating_cost(status, seen.now)
+        paid = {"cost": account.cost_text, "saved": account.saved_text, "generating_cost": generating}
+        status = status.model_copy(update=paid)
     if (committed := _new_checkpoint(seen.status, status)) is not None:
         announcements.append(committed)
     return Settled(
@@ -115,7 +118,17 @@ def _followed(entry: AttemptStatus, seen: Observation) -> AttemptStatus:
         changes["to_step"] = max(progress.step, entry.to_step or 0)
         if progress.checkpoint is not None:
             changes["durable_step"] = max(progress.checkpoint.step, entry.durable_step or 0)
+        changes |= _generating(entry, progress)
     return entry.model_copy(update=changes)
+
+
+def _generating(entry: AttemptStatus, progress: Progress) -> dict[str, object]:
+    """Return since when, or until when, the attempt has made class images: their cost has a line of its own."""
+    if progress.phase is Phase.GENERATING:
+        return {"generating_since": entry.generating_since or stamp(progress.phase_since), "generating_until": None}
+    if progress.phase is not None and entry.generating_since is not None and entry.generating_until is None:
+        return {"generating_until": stamp(progress.phase_since)}
+    return {}
 
 
 def _verdict(entry: AttemptStatus, seen: Observation) -> Ending | Hold | None:
@@ -145,6 +158,8 @@ def _closed(entry: AttemptStatus, ending: Ending, seen: Observation) -> AttemptS
         "reason": clip(ending.reason, MAX_REASON),
         "message": clip(ending.message),
     }
+    if entry.generating_since is not None and entry.generating_until is None:
+        changes["generating_until"] = changes["ended"]
     if pod is not None:
         changes["exit_code"] = pod.exit_code
         if ahead and pod.started is not None:
@@ -181,8 +196,7 @@ def _counted(status: LoRAFineTuneStatus, ended: list[tuple[str, str]]) -> LoRAFi
 def _progressed(status: LoRAFineTuneStatus, seen: Observation) -> LoRAFineTuneStatus:
     if status.completion_time is not None:
         return status  # the last word has been said
-    steps = seen.spec.training.steps
-    progress = seen.progress
+    steps, progress = seen.steps, seen.progress
     newest = status.attempts[-1] if status.attempts else None
     stored = _entry(status)
     known = [one for one in (stored, seen.storage.newest, progress.checkpoint if progress else None) if one]
@@ -193,12 +207,8 @@ def _progressed(status: LoRAFineTuneStatus, seen: Observation) -> LoRAFineTuneSt
         *(entry.to_step or 0 for entry in status.attempts),
         0,
     )
-    step = min(step, steps)
     changes: dict[str, object] = {
-        "step": step,
-        "steps": steps,
-        "step_of": f"{step}/{steps}",
-        "progress": f"{100 * step // steps}%",
+        **stepped(step, steps),
         "eta": None,
     }
     if checkpoint is not None and (stored is None or checkpoint.id != stored.id):
@@ -218,13 +228,27 @@ def _progressed(status: LoRAFineTuneStatus, seen: Observation) -> LoRAFineTuneSt
     return status.model_copy(update=changes)
 
 
-def _speed(progress: Progress, steps: int, *, live: bool) -> dict[str, object]:
+def stepped(step: int, steps: int | None) -> dict[str, object]:
+    """Return the status' members for *step* of *steps*, of which nobody may know yet how many they are."""
+    if steps is None:
+        return {"step": step, "steps": None, "step_of": f"{step}/?", "progress": None}
+    step = min(step, steps)
+    return {"step": step, "steps": steps, "step_of": f"{step}/{steps}", "progress": f"{100 * step // steps}%"}
+
+
+def _speed(progress: Progress, steps: int | None, *, live: bool) -> dict[str, object]:
     changes: dict[str, object] = {}
     if progress.loss is not None:
         changes["loss"] = f"{progress.loss:.4f}"
+    if progress.images_per_second is not None:
+        changes["images_per_second"] = f"{progress.images_per_second:.3g}"
+    if progress.mfu is not None:
+        changes["mfu"] = f"{100 * progress.mfu:.0f}%"
+    if progress.memory_bytes is not None:
+        changes["memory"] = f"{progress.memory_bytes / 2**30:.1f} GiB"
     if progress.seconds_per_step is not None:
         changes["seconds_per_step"] = f"{progress.seconds_per_step:.3g}"
-        if live:
+        if live and steps is not None:
             changes["eta"] = duration(progress.seconds_per_step * max(0, steps - progress.step))
     return changes
 

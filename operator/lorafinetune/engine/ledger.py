@@ -54,6 +54,21 @@ def bill(status: LoRAFineTuneStatus, now: float) -> Bill:
     return Bill(cost, on_demand if known and on_demand else None)
 
 
+def generating_cost(status: LoRAFineTuneStatus, now: float) -> str | None:
+    """Return what making class images has cost, as the COST column says it; None where none were made or paid for."""
+    cost = Decimal((status.totals or Totals()).generating_cost)
+    cost += sum((_generating(attempt, now) for attempt in status.attempts), Decimal(0))
+    return f"${cost:.3f}" if cost else None
+
+
+def _generating(attempt: AttemptStatus, now: float) -> Decimal:
+    if attempt.generating_since is None:
+        return Decimal(0)
+    until = instant(attempt.generating_until) if attempt.generating_until is not None else now
+    seconds = Decimal(str(max(0.0, until - instant(attempt.generating_since))))
+    return Decimal(attempt.price_per_hour or 0) * seconds / _HOUR
+
+
 def fold_oldest(status: LoRAFineTuneStatus, keep: int) -> LoRAFineTuneStatus:
     """Return *status* with all but the newest *keep* attempts folded into its totals. Those have all ended."""
     surplus = status.attempts[: max(0, len(status.attempts) - keep)]
@@ -63,9 +78,11 @@ def fold_oldest(status: LoRAFineTuneStatus, keep: int) -> LoRAFineTuneStatus:
     cost = Decimal(totals.cost) + sum((_charge(one, one.price_per_hour, 0.0) for one in surplus), Decimal(0))
     on_demand = Decimal(totals.on_demand_cost)
     on_demand += sum((_charge(one, one.on_demand_price_per_hour, 0.0) for one in surplus), Decimal(0))
+    generating = Decimal(totals.generating_cost) + sum((_generating(one, 0.0) for one in surplus), Decimal(0))
     folded = Totals(
         attempts=totals.attempts + len(surplus),
         cost=str(cost.quantize(_CENT_OF_A_CENT)),
         on_demand_cost=str(on_demand.quantize(_CENT_OF_A_CENT)),
+        generating_cost=str(generating.quantize(_CENT_OF_A_CENT)),
     )
     return status.model_copy(update={"attempts": status.attempts[len(surplus) :], "totals": folded})

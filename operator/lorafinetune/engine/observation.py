@@ -107,7 +107,7 @@ class ArtifactChecked:
     message: str
     time: float
     steps: int
-    """The spec's steps at the time of asking."""
+    """Steps that it had to have when it was asked for; 0 where nobody could tell."""
     artifact: ArtifactStatus | None = None
 
 
@@ -130,6 +130,8 @@ class StorageSeen:
     """The newest checkpoint in the head as last read."""
     read: float | None = None
     """When the head was last read."""
+    planned_steps: int | None = None
+    """Optimizer steps of the run's plan, in the head as last read, where the spec gives none."""
     marked: Tidied | None = None
     """Before the first attempt: the prefix carries the run's owner mark, without which no attempt may begin there."""
     artifact: ArtifactChecked | None = None
@@ -172,6 +174,13 @@ class Observation:
     """The last refused create, until one succeeds."""
     collect_timeout: float = 900.0
     """Seconds after which a run whose bucket cannot be reached is let go."""
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps of the run: the spec's, else what the trainer made of the data; None until it tells."""
+        told = self.progress.total_steps if self.progress is not None else None
+        stored = self.status.steps if self.status.start_time is not None else None  # before, the spec may change it
+        return self.spec.training.steps or told or self.storage.planned_steps or stored
 
     def pod_of(self, attempt: int) -> PodSeen | None:
         """Return the pod of *attempt*, if it is still there."""

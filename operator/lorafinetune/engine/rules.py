@@ -9,34 +9,26 @@ from collections.abc import Callable
 from typing import Final
 
 from lorafinetune.api.status import ConditionStatus
-from lorafinetune.contract.event import Phase
 from lorafinetune.engine import budgets, pools
-from lorafinetune.engine.attempts import Settled, settle
+from lorafinetune.engine.attempts import Settled, settle, stepped
 from lorafinetune.engine.classify import HEAD_LOST, PREEMPTIONS, STORAGE_REASONS, Cause
 from lorafinetune.engine.conditions import ConditionType, is_false, is_true
 from lorafinetune.engine.decision import (
-    Action,
     AddFinalizer,
     Announcement,
     CreatePod,
     Decision,
-    DeletePod,
     Job,
     StartJob,
 )
 from lorafinetune.engine.deleting import RETRY_STORAGE, deleting, end_live
-from lorafinetune.engine.observation import Observation, PodSeen, StorageChecked, Tidied
+from lorafinetune.engine.living import REFRESH, first_read, live
+from lorafinetune.engine.observation import Observation, StorageChecked, Tidied
 from lorafinetune.engine.outcome import conclude
 from lorafinetune.engine.times import duration, instant, stamp
 
-REFRESH: Final = 30.0
-"""Seconds after which a living run is looked at again, to keep cost and ETA true."""
 RETRY_CREATE: Final = 15.0
 """Seconds between two tries to create a pod that was refused."""
-UNHEARD: Final = 60.0
-"""Seconds without an event after which the head is read instead."""
-LATE_WORD: Final = 300.0
-"""Seconds after a trainer's start without any event, after which people should know that something is in the way."""
 
 Rule = Callable[[Settled], Decision | None]
 
@@ -62,11 +54,11 @@ def finished(now: Settled) -> Decision | None:
     """The run has ended for good: keep the product, and nothing else."""
     seen, conditions = now.seen, now.seen.status.conditions
     if is_false(conditions, ConditionType.SUCCEEDED):
-        return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*end_live(now), *_first_read(now)])
+        return conclude(now, "Failed", "", "", keep_conditions=True, actions=[*end_live(now), *first_read(now)])
     if not is_true(conditions, ConditionType.SUCCEEDED):
         return None
     if now.status.pruned:
-        return conclude(now, "Succeeded", "", "", keep_conditions=True, actions=_first_read(now))
+        return conclude(now, "Succeeded", "", "", keep_conditions=True, actions=first_read(now))
     if seen.storage.pruned is not None and seen.storage.pruned.done:
         status = now.status.model_copy(update={"pruned": True, "checkpoint": None})
         return conclude(now, "Succeeded", "", "", status=status, keep_conditions=True)
@@ -82,7 +74,7 @@ def suspended(now: Settled) -> Decision | None:
     if (live := end_live(now)) or now.live_pods or now.hold is not None:
         return conclude(now, "Suspended", "Suspending", "saving and stopping the attempt", actions=live, again=now.hold)
     message = "suspended by spec.suspend; set it to false to go on"
-    return conclude(now, "Suspended", "Suspended", message, actions=_first_read(now))
+    return conclude(now, "Suspended", "Suspended", message, actions=first_read(now))
 
 
 def ending_unclear(now: Settled) -> Decision | None:
@@ -98,84 +90,24 @@ def ending_unclear(now: Settled) -> Decision | None:
     return conclude(now, "Pending", "EndingUnclear", message, again=now.hold)
 
 
-def live(now: Settled) -> Decision | None:
-    """An attempt is there: say what it does, or what it waits for."""
-    last = now.last
-    if last is None or last.cause is not None:
-        return None
-    pod = now.seen.pod_of(last.number)
-    if pod is None:
-        return conclude(now, "Starting", "Starting", f"attempt {last.number} is being made", again=2.0)
-    if pod.phase != "Running":
-        return _waiting(now, pod)
-    seen, progress = now.seen, now.seen.progress
-    node = seen.nodes.get(pod.node or "")
-    where = f"attempt {last.number} on {pod.node} ({last.pool})"
-    if pod.deleting or (node is not None and node.notice):
-        # Karpenter leaves a pod with do-not-disrupt alone until its node ends: so the notice is passed on by us.
-        passed_on: list[Action] = [] if pod.deleting else [DeletePod(pod.name, pod.uid)]
-        mark = "the pod is being deleted" if node is None or not node.notice else f"{node.notice} on its node"
-        message = f"{where} is being taken back ({mark}): saving"
-        return conclude(now, "Running", "Interrupted", message, actions=passed_on, again=REFRESH)
-    actions = _first_read(now)
-    heard = progress.heard if progress is not None and progress.attempt == last.number else pod.started or pod.created
-    asked = seen.storage.read
-    if asked is not None and seen.now - max(heard, asked) >= UNHEARD:
-        actions.append(StartJob(Job.READ))
-    if progress is None and is_true(seen.status.conditions, ConditionType.RUNNING):
-        # This operator has just begun; its trainer trains on, and will speak soon.
-        message = f"{where}: step {last.to_step or 0} of {seen.spec.training.steps} when last heard"
-        return conclude(
-            now, "Running", "Training", message, running=ConditionStatus.TRUE, actions=actions, again=REFRESH
-        )
-    if progress is None or progress.attempt != last.number or progress.phase is None:
-        if pod.started is not None and seen.now - pod.started >= LATE_WORD:
-            known = f"step {now.status.checkpoint.step}" if now.status.checkpoint else "none yet"
-            message = f"{where}: no word from its trainer (can it reach the webhook?); newest checkpoint: {known}"
-            return conclude(now, "Running", "Unheard", message, actions=actions, again=REFRESH)
-        return conclude(
-            now, "Starting", "TrainerStarting", f"{where}: the trainer is starting", actions=actions, again=REFRESH
-        )
-    if progress.phase in (Phase.SAVING, Phase.EXPORTING):
-        message = f"{where}: {progress.phase.value.lower()}"
-        again = REFRESH
-        return conclude(
-            now, "Running", progress.phase.value, message, running=ConditionStatus.TRUE, actions=actions, again=again
-        )
-    if progress.phase is not Phase.TRAINING:
-        return conclude(
-            now,
-            "Starting",
-            progress.phase.value,
-            f"{where}: {progress.phase.value.lower()}",
-            actions=actions,
-            again=REFRESH,
-        )
-    speed = f", {progress.seconds_per_step:.3g} s/step" if progress.seconds_per_step else ""
-    redo = f", doing steps again up to {now.status.step}" if progress.step < (now.status.step or 0) else ""
-    message = f"{where}: step {progress.step} of {seen.spec.training.steps}{speed}{redo}"
-    return conclude(now, "Running", "Training", message, running=ConditionStatus.TRUE, actions=actions, again=REFRESH)
-
-
 def verifying(now: Settled) -> Decision | None:
     """The trainer says it is done. A pod that exits 0 proves nothing: the artifact is verified in storage."""
     last, seen = now.last, now.seen
     if last is None or last.cause != Cause.FINISHED:
         return None
     found = seen.storage.artifact
-    if found is None or found.steps < seen.spec.training.steps:  # raised while it was being verified
+    if found is None or found.steps < (seen.spec.training.steps or 0):  # raised while it was being verified
         return conclude(
             now, "Running", "Verifying", "verifying the artifact in storage", actions=[StartJob(Job.VERIFY)]
         )
     if found.ok and found.artifact is not None:
+        steps = seen.spec.training.steps or found.steps
         status = now.status.model_copy(
             update={
                 "artifact": found.artifact,
                 "completion_time": stamp(seen.now),
                 "eta": None,
-                "step": seen.spec.training.steps,
-                "step_of": f"{seen.spec.training.steps}/{seen.spec.training.steps}",
-                "progress": "100%",
+                **stepped(steps, steps),
             }
         )
         said = Announcement("Succeeded", f"the LoRA is at {found.artifact.uri}{found.artifact.file}")
@@ -340,14 +272,6 @@ CHAIN: Final[tuple[Rule, ...]] = (
 )
 
 
-def _first_read(now: Settled) -> list[Action]:
-    """Ask a bucket that this operator has not spoken to yet: what its credentials were must be known before they go.
-
-    A namespace that is being deleted takes its Secrets first, and the operator may have been restarted since the run's.
-    """
-    return [StartJob(Job.READ)] if now.status.attempts and now.seen.storage.read is None else []
-
-
 def _placed(now: Settled) -> pools.Placed | pools.Unplaceable:
     return pools.choose(now.seen.spec.placement, now.seen.pools, preemptions=now.status.preemptions or 0)
 
@@ -367,15 +291,3 @@ def _denied(
         again=RETRY_STORAGE,
         warn=True,
     )
-
-
-def _waiting(now: Settled, pod: PodSeen) -> Decision:
-    """An attempt's pod that has not started: the platform's own sentence says why."""
-    where = f"attempt {pod.attempt} ({pod.pool})"
-    if pod.unschedulable:
-        message = f"{where} waits for a node: {pod.unschedulable}"
-        return conclude(now, "Starting", "Unschedulable", message, again=REFRESH, warn=True)
-    if pod.waiting_reason and pod.waiting_reason not in ("ContainerCreating", "PodInitializing"):
-        message = f"{where} cannot start on {pod.node}: {pod.waiting_message or pod.waiting_reason}"
-        return conclude(now, "Starting", pod.waiting_reason, message, again=REFRESH, warn=True)
-    return conclude(now, "Starting", "PodStarting", f"{where} is starting", again=REFRESH)

@@ -30,6 +30,7 @@ from botocore.exceptions import (
 
 from lorafinetune.contract.layout import Location
 from lorafinetune.storage import errors
+from lorafinetune.storage.pieces import Pieces
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -116,7 +117,7 @@ class Bucket:
 
         self._made_with: dict[str, Any] = {"endpoint": endpoint, "connections": connections, "session": session}
 
-        def client(tries: int) -> S3Client:
+        def client(tries: int, *, signed_bodies: bool) -> S3Client:
             return session.client(
                 "s3",
                 endpoint_url=endpoint,
@@ -127,13 +128,17 @@ class Bucket:
                     max_pool_connections=connections,
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
-                    s3={"addressing_style": "path"} if endpoint else {},
+                    s3={
+                        **({"addressing_style": "path"} if endpoint else {}),
+                        **({} if signed_bodies else {"payload_signing_enabled": False}),
+                    },
                 ),
             )
 
         self._attempts = attempts
-        self._client = client(attempts)
-        self._once = client(1)
+        # Content carries a signed SHA-256 of its own: to hash it once more for the signature would double the work.
+        self._client = client(attempts, signed_bodies=False)
+        self._once = client(1, signed_bodies=True)
         self._endpoint = endpoint or "AWS S3"
         self._elsewhere = endpoint is not None
         self._fences = True
@@ -181,6 +186,15 @@ class Bucket:
 
         return self._read(key, read)
 
+    def get_range(self, key: str, first: int, end: int) -> bytes:
+        """Return the object's bytes from *first* up to, not including, *end*; raises NotVerified where it has fewer."""
+        if first >= end:
+            return b""
+        body = self._read(key, lambda answer: answer["Body"].read(), Range=f"bytes={first}-{end - 1}")
+        if len(body) != end - first:
+            raise errors.NotVerified(f"{self.uri(key)} has no bytes {first} to {end}: it was changed, or cut short")
+        return body
+
     def download(self, key: str, path: Path) -> None:
         """Write the object's bytes to *path* in pieces of 1 MiB."""
 
@@ -195,13 +209,27 @@ class Bucket:
         """Return the object's size in bytes, without reading it."""
         return self._about(key)["ContentLength"]
 
-    def put(self, key: str, body: bytes | memoryview) -> None:
-        """Put content, with retries; the server checks the bytes against their SHA-256."""
-        content = bytes(body)
-        checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    def put(
+        self,
+        key: str,
+        body: bytes | memoryview,
+        *,
+        sha256: str | None = None,
+        watch: Callable[[int], None] | None = None,
+    ) -> None:
+        """Put content, with retries; the server checks the bytes against their SHA-256.
+
+        *sha256* is that of the body, where it is known. *watch* is told the size of each piece before it is sent; what
+        it raises ends the put, and the object is not there.
+        """
+        digest = bytes.fromhex(sha256) if sha256 is not None else hashlib.sha256(body).digest()
+        content: Any = Pieces(body, watch)
         try:
             self._client.put_object(
-                Bucket=self.location.bucket, Key=self.location.key + key, Body=content, ChecksumSHA256=checksum
+                Bucket=self.location.bucket,
+                Key=self.location.key + key,
+                Body=content,
+                ChecksumSHA256=base64.b64encode(digest).decode(),
             )
         except (BotoCoreError, ClientError) as error:
             self._raise(error, key)
@@ -278,11 +306,11 @@ class Bucket:
             self._raise(error, "")
         return count
 
-    def _read(self, key: str, read: Callable[[GetObjectOutputTypeDef], _Result]) -> _Result:
+    def _read(self, key: str, read: Callable[[GetObjectOutputTypeDef], _Result], **request: str) -> _Result:
         """Ask for an object and let *read* take its body; a body that breaks off is asked for again."""
         for again in reversed(range(min(BODY_ATTEMPTS, self._attempts))):
             try:
-                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key)
+                answer = self._client.get_object(Bucket=self.location.bucket, Key=self.location.key + key, **request)  # type: ignore[arg-type]
             except (BotoCoreError, ClientError) as error:  # botocore has tried it again already
                 self._raise(error, key)
             try:

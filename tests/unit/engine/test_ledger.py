@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from lorafinetune.api.status import LoRAFineTuneStatus
-from lorafinetune.engine.ledger import bill, fold_oldest
+from lorafinetune.engine.ledger import bill, fold_oldest, generating_cost
 from lorafinetune.engine.times import stamp
 from tests.unit.engine.given import NOW, attempt
 
@@ -44,3 +44,19 @@ def test_folding_old_attempts_changes_no_total():
     before, after = bill(status, NOW), bill(folded, NOW)
     assert abs(before.cost - after.cost) < Decimal("0.00001")
     assert before.saved_text == after.saved_text
+
+
+def test_class_images_have_a_cost_that_outlives_the_list():
+    made = [hours(number, number, number + 1) for number in range(1, 24)]
+    made[0] = made[0].model_copy(
+        update={"generating_since": stamp(NOW + 3600), "generating_until": stamp(NOW + 3600 + 1800)}
+    )
+    made[-1] = made[-1].model_copy(update={"generating_since": stamp(NOW + 23 * 3600)})
+    whole = LoRAFineTuneStatus().model_copy(update={"attempts": made})
+    later = NOW + 24 * 3600
+    assert generating_cost(whole, later) == "$0.540"
+    assert generating_cost(fold_oldest(whole, 20), later) == "$0.540"
+
+
+def test_without_class_images_their_cost_is_not_spoken_of():
+    assert generating_cost(LoRAFineTuneStatus(attempts=[hours(1, 0, 1)]), NOW) is None

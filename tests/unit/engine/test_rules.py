@@ -40,6 +40,9 @@ ARTIFACT = ArtifactStatus(uri="s3://loras/a/", file="pytorch_lora_weights.safete
 VERIFIED = ArtifactChecked(True, True, "Verified", "", NOW, 500, ARTIFACT)
 DELETING: dict[str, Any] = {"deleting_since": NOW - 10}
 
+ANY = spec(training={})
+"""A run that leaves its number of steps to the trainer."""
+
 
 def condition(kind: ConditionType, value: ConditionStatus) -> Condition:
     return Condition(type=kind, status=value, reason="X", message="", last_transition_time=stamp(NOW - 50))
@@ -81,6 +84,10 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("and its bucket is spoken to while there are credentials", seen(status=status(attempt(), conditions=[RUNNING]), pods=(pod(started=NOW),), progress=TRAINING, storage=StorageSeen()), "Running", "Training", [StartJob(Job.READ)]),
     ("a rested run's too", seen(status=status(attempt(cause="Finished"), conditions=[SUCCEEDED], pruned=True), storage=StorageSeen()), "Succeeded", "Succeeded", [StartJob(Job.READ)]),
     ("conditioning", seen(status=status(attempt()), pods=(pod(),), progress=Progress(1, phase=Phase.CONDITIONING, heard=NOW)), "Starting", "Conditioning", []),
+    ("class images are made", seen(status=status(attempt()), pods=(pod(),), progress=Progress(1, phase=Phase.GENERATING, heard=NOW)), "Starting", "Generating", []),
+    ("pictures are made in the middle of the training", seen(status=status(attempt()), pods=(pod(),), progress=replace(TRAINING, phase=Phase.VALIDATING)), "Running", "Validating", []),
+    ("the last checkpoint is saved", seen(status=status(attempt()), pods=(pod(),), progress=replace(TRAINING, phase=Phase.SAVING)), "Running", "Saving", []),
+    ("the steps of the data set are verified by what the plan said", seen(spec=ANY, status=status(attempt(), steps=300), pods=(ended(exit_code=0),), storage=storage(artifact=VERIFIED)), "Succeeded", "ArtifactVerified", []),
     ("a notice on the node is passed on", seen(status=status(attempt()), pods=(pod(),), progress=TRAINING, nodes={"node-a": NodeSeen("node-a", ready=True, notice="karpenter.sh/disrupted")}), "Running", "Interrupted", [DeletePod]),
     ("a pod that is being deleted saves", seen(status=status(attempt()), pods=(pod(deleting=True),), progress=TRAINING), "Running", "Interrupted", []),
     ("a silent node is not given up at once", seen(status=status(attempt()), pods=(pod(),), nodes={"node-a": NodeSeen("node-a", ready=False, not_ready_since=NOW - 5)}), "Running", "NodeSilent", []),
@@ -165,6 +172,82 @@ def test_training_tells_all_that_a_user_asks():
     assert running is not None
     assert running.status is ConditionStatus.TRUE
     assert {one.type for one in told.conditions} == {kind.value for kind in ConditionType}
+
+
+def trainer(**changes: Any) -> Progress:
+    return replace(TRAINING, **changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        pytest.param(seen(spec=ANY), ("0/?", None, None, None), id="nobody knows yet"),
+        pytest.param(
+            seen(spec=ANY, progress=trainer(total_steps=620)), ("310/620", "50%", "8m", 620), id="the trainer says it"
+        ),
+        pytest.param(
+            seen(spec=ANY, progress=TRAINING, storage=storage(planned_steps=620)), ("310/620", "50%", "8m", 620),
+            id="the plan in the head says it",
+        ),
+        pytest.param(seen(spec=ANY, status=status(steps=620)), ("0/620", "0%", None, 620), id="the status remembers"),
+        pytest.param(
+            seen(spec=ANY, status=status(steps=500, start_time=None)), ("0/?", None, None, None),
+            id="but not what the spec said before the start",
+        ),
+        pytest.param(
+            seen(progress=trainer(total_steps=620)), ("310/500", "62%", "5m", 500), id="the spec's word comes first"
+        ),
+        pytest.param(seen(spec=ANY, progress=TRAINING), ("310/?", None, None, None), id="no guess at the end"),
+    ],
+)  # fmt: skip
+def test_steps_are_the_specs_or_what_the_trainer_makes_of_the_data(given, words):
+    alive = replace(given, status=given.status.model_copy(update={"attempts": [attempt()]}), pods=(pod(),))
+    told = decide(alive if given.progress is not None else given).status
+    assert (told.step_of, told.progress, told.eta, told.steps) == words
+
+
+def test_a_message_without_known_steps_names_none():
+    told = decide(seen(spec=ANY, status=status(attempt()), pods=(pod(),), progress=TRAINING)).status
+    assert told.message == "attempt 1 on node-a (spot): step 310, 1.6 s/step"
+
+
+def test_an_artifact_of_steps_that_nobody_knew_makes_them_known():
+    given = seen(spec=ANY, status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=VERIFIED))
+    told = decide(given).status
+    assert (told.step_of, told.progress, told.steps) == ("500/500", "100%", 500)
+
+
+def test_class_images_tell_how_far_and_at_what_cost():
+    making = Progress(1, phase=Phase.GENERATING, phase_since=NOW - 60, done=12, total=100, heard=NOW)
+    told = decide(seen(status=status(attempt()), pods=(pod(),), progress=making)).status
+    assert told.message == "attempt 1 on node-a (spot): making class images: 12 of 100, $0.006 so far"
+    assert told.generating_cost == "$0.006"
+    later = NOW + 3600
+    trains = replace(TRAINING, phase_since=NOW, heard=later)
+    done = decide(seen(status=told, pods=(pod(),), progress=trains, now=later)).status
+    assert done.generating_cost == "$0.006", "what comes after is no part of it"
+    (entry,) = done.attempts
+    assert (entry.generating_since, entry.generating_until) == (stamp(NOW - 60), stamp(NOW))
+
+
+def test_class_images_of_an_attempt_that_was_taken_cost_until_its_end():
+    made = attempt(generating_since=stamp(NOW - 60))
+    taken = seen(status=status(made), pods=(ended(disruption="EvictionByEvictionAPI"),), now=NOW + 3600)
+    told = decide(taken).status
+    assert told.attempts[0].generating_until == stamp(NOW - 1)
+    assert told.generating_cost == "$0.006"
+
+
+def test_validation_pictures_tell_how_far_at_which_step():
+    making = replace(TRAINING, phase=Phase.VALIDATING, done=2, total=4)
+    told = decide(seen(status=status(attempt()), pods=(pod(),), progress=making)).status
+    assert told.message == "attempt 1 on node-a (spot): making validation pictures: 2 of 4, at step 310 of 500"
+
+
+def test_figures_of_speed_stand_in_the_status():
+    fast = replace(TRAINING, images_per_second=2.514, mfu=0.3172, memory_bytes=13 * 2**30)
+    told = decide(seen(status=status(attempt()), pods=(pod(),), progress=fast)).status
+    assert (told.images_per_second, told.mfu, told.memory) == ("2.51", "32%", "13.0 GiB")
 
 
 def test_the_next_attempt_resumes_from_the_newest_checkpoint_and_says_what_was_lost():

@@ -1,17 +1,26 @@
-"""Which files of a base model are taken, and what is said of one that is no SDXL. No weight is looked at here."""
+"""Which files of a diffusers folder are taken, and what is said of one that is no SDXL. No weight is looked at here."""
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lorafinetune.contract.runconfig import BaseModelSource
-from lorafinetune_trainer.base import files as basemodel
-from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Means
+from lorafinetune_trainer.base import fetching, hub
+from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Folder
+from lorafinetune_trainer.base.places import Means
 from lorafinetune_trainer.failure import Failure
+
+
+def weights(name: str, dtype: str = "F16") -> bytes:
+    """Return a safetensors file with one tensor of that name."""
+    header = json.dumps({name: {"dtype": dtype, "shape": [2], "data_offsets": [0, 4]}}).encode()
+    return struct.pack("<Q", len(header)) + header + b"1234"
+
 
 FILES: dict[str, object] = {
     "model_index.json": {"_class_name": "StableDiffusionXLPipeline"},
@@ -19,23 +28,23 @@ FILES: dict[str, object] = {
     "sd_xl_base_1.0.safetensors": "",
     "scheduler/scheduler_config.json": {"prediction_type": "epsilon"},
     "text_encoder/config.json": {"hidden_size": 768},
-    "text_encoder/model.safetensors": "1",
-    "text_encoder/model.fp16.safetensors": "2",
+    "text_encoder/model.safetensors": weights("1.weight"),
+    "text_encoder/model.fp16.safetensors": weights("2.weight"),
     "text_encoder/model.onnx": "",
     "text_encoder_2/config.json": {"hidden_size": 1280},
-    "text_encoder_2/model.safetensors": "3",
-    "text_encoder_2/model.fp16.safetensors": "4",
+    "text_encoder_2/model.safetensors": weights("3.weight"),
+    "text_encoder_2/model.fp16.safetensors": weights("4.weight"),
     "tokenizer/vocab.json": {},
     "tokenizer/merges.txt": "",
     "tokenizer/tokenizer_config.json": {},
     "tokenizer_2/vocab.json": {},
     "tokenizer_2/merges.txt": "",
     "unet/config.json": {"addition_embed_type": "text_time", "cross_attention_dim": 2048, "in_channels": 4},
-    "unet/diffusion_pytorch_model.safetensors": "5",
-    "unet/diffusion_pytorch_model.fp16.safetensors": "6",
+    "unet/diffusion_pytorch_model.safetensors": weights("5.weight"),
+    "unet/diffusion_pytorch_model.fp16.safetensors": weights("6.weight"),
     "vae/config.json": {},
-    "vae/diffusion_pytorch_model.safetensors": "7",
-    "vae/diffusion_pytorch_model.fp16.safetensors": "8",
+    "vae/diffusion_pytorch_model.safetensors": weights("7.weight"),
+    "vae/diffusion_pytorch_model.fp16.safetensors": weights("8.weight"),
 }
 """The layout of stabilityai/stable-diffusion-xl-base-1.0, without its weights."""
 
@@ -45,13 +54,16 @@ def model(tmp_path: Path) -> Path:
     for name, content in FILES.items():
         path = tmp_path / "model" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        text = content if isinstance(content, str | bytes) else json.dumps(content)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return tmp_path / "model"
 
 
-def fetch(model: Path, parts: frozenset[str] = TRAINED | ENCODERS, *, half: bool = False, **source: str) -> Files:
+def fetch(model: Path, parts: frozenset[str] = TRAINED | ENCODERS, *, half: bool = False, **source: str) -> Folder:
     means = Means(lambda _: pytest.fail("no bucket"), model.parent / "scratch")
-    return basemodel.fetch(BaseModelSource(source=str(model), **source), parts, means, half=half)
+    found = fetching.fetch(BaseModelSource(source=str(model), **source), parts, means, half=half)
+    assert isinstance(found, Folder)
+    return found
 
 
 def edit(name: str, **changes: object) -> Callable[[Path], None]:
@@ -70,9 +82,9 @@ def remove(*names: str) -> Callable[[Path], None]:
     return change
 
 
-def write(name: str, text: str) -> Callable[[Path], None]:
+def write(name: str, content: str | bytes) -> Callable[[Path], None]:
     def change(model: Path) -> None:
-        (model / name).write_text(text)
+        (model / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
     return change
 
@@ -84,11 +96,14 @@ def into_shards(model: Path, *lost: str) -> None:
     index = {"weight_map": {"a": shards[0], "b": shards[1]}}
     (model / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     for shard in set(shards) - set(lost):
-        (model / "unet" / shard).write_text("x")
+        (model / "unet" / shard).write_bytes(weights("x"))
 
 
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no index": (remove("model_index.json"), r"no model_index\.json.*sd_xl_base_1\.0\.safetensors looks like a single"),
+    "no index": (
+        remove("model_index.json"),
+        r"no model_index\.json.*name the file sd_xl_base_1\.0\.safetensors itself",
+    ),
     "Stable Diffusion 1.5": (
         edit("model_index.json", _class_name="StableDiffusionPipeline"),
         "not a StableDiffusionXL",
@@ -105,6 +120,19 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "an inpainting UNet": (edit("unet/config.json", in_channels=9), "9 channels, not 4"),
     "another encoder": (edit("text_encoder/config.json", hidden_size=1024), r"2048 wide.*1024 \+ 1280"),
     "a broken config": (write("unet/config.json", "{"), r"unet/config\.json of the base model cannot be read"),
+    "weights that were cut short": (
+        write("unet/diffusion_pytorch_model.safetensors", weights("x")[:-1]),
+        r"unet/diffusion_pytorch_model\.safetensors is damaged: it has \d+ bytes, its header promises \d+: it was cut",
+    ),
+    "a header beyond the file": (
+        write("vae/diffusion_pytorch_model.safetensors", weights("x")[:20]),
+        r"vae/diffusion_pytorch_model\.safetensors is damaged: its header alone has \d+ bytes, the file 20",
+    ),
+    "an empty file": (write("text_encoder/model.safetensors", ""), r"text_encoder/model\.safetensors.*it has 0 bytes"),
+    "quantized weights": (
+        write("text_encoder_2/model.safetensors", weights("x.weight", "F8_E4M3")),
+        r"text_encoder_2/model\.safetensors: x\.weight is of type F8_E4M3",
+    ),
     "a lost shard": (lambda model: into_shards(model, "part-1.safetensors"), r"unet/part-1\.safetensors is missing"),
 }
 
@@ -159,7 +187,7 @@ def test_the_digest_knows_the_parts_and_their_bytes(model: Path) -> None:
     before = fetch(model)
     trained, encoders = before.digest(TRAINED), before.digest(ENCODERS)
     assert trained != encoders
-    write("vae/diffusion_pytorch_model.safetensors", "other")(model)
+    write("vae/diffusion_pytorch_model.safetensors", weights("other"))(model)
     assert fetch(model).digest(TRAINED) == trained == fetch(model, TRAINED).digest(TRAINED)
     assert fetch(model).digest(ENCODERS) != encoders
 
@@ -169,14 +197,16 @@ def test_a_separate_vae_lies_at_the_root_or_below(below: str, model: Path) -> No
     folder = model if below else model / "vae"
     source = BaseModelSource(source="unused", vae=str(folder))
     means = Means(lambda _: pytest.fail("no bucket"), model.parent / "scratch")
-    found = basemodel.fetch_vae(source, means)
-    assert found.names == (f"{below}config.json", f"{below}diffusion_pytorch_model.safetensors")
+    found = fetching.fetch_vae(source, means)
+    assert isinstance(found.files, Folder)
+    assert found.folder == folder / below
+    assert found.files.names == (f"{below}config.json", f"{below}diffusion_pytorch_model.safetensors")
     remove(f"{below}config.json")(folder)
     with pytest.raises(Failure, match=r"baseModel\.vae"):
-        basemodel.fetch_vae(source, means)
+        fetching.fetch_vae(source, means)
 
 
 def test_a_token_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="HF_TOKEN"):
-        basemodel.read_token(str(tmp_path))
-    assert basemodel.read_token(None) is None
+        hub.read_token(str(tmp_path))
+    assert hub.read_token(None) is None

@@ -25,8 +25,35 @@ def test_values_that_must_never_change() -> None:
     assert order.initial_weight(7, "a.lora_A.weight", (1, 4)).tolist() == [
         [0.36011086777519374, -0.14696159600366276, 0.17938348628376943, -0.15586834192145782]
     ]
+    assert [order.cut(7, step, 1, 4) for step in range(8)] == [3, 0, 2, 0, 0, 3, 1, 0]
+    assert [order.caption(7, step, 1, 8) for step in range(8)] == [1, 1, 7, 6, 0, 5, 4, 3]
+    assert [step for step in range(8) if order.drops(7, step, 1, 0.5)] == [0, 1, 3, 6, 7]
     sha = hashlib.sha256(order.noise(0, 0, 0, (4, 128, 128)).astype(np.float32).tobytes()).hexdigest()
     assert sha == "ac02421bc4c0681bebb7470045fa102118a2f1cd06f60401bc53d1b9e7fbf05f"
+
+
+def test_class_images_have_draws_of_their_own_that_must_never_change() -> None:
+    kind = order.Kind.CLASS
+    assert order.permutation(0, DIGEST, 0, 8, kind) == (5, 6, 7, 3, 1, 0, 4, 2)
+    assert [order.timestep(7, step, slot, 1000, kind) for step in (0, 1) for slot in (0, 1)] == [985, 333, 813, 196]
+    assert [order.flip(7, step, 0, kind) for step in range(6)] == [True, False, False, True, False, True]
+    assert [order.cut(7, step, 1, 4, kind) for step in range(8)] == [3, 0, 3, 2, 0, 0, 0, 2]
+    assert [order.caption(7, step, 1, 8, kind) for step in range(8)] == [7, 4, 7, 3, 7, 6, 0, 3]
+    assert [step for step in range(8) if order.drops(7, step, 1, 0.5, kind)] == [0, 2, 5, 6]
+    assert order.noise(7, 3, 1, (2,), kind).tolist() == [-0.023644875654523986, 0.3719778801217604]
+    assert order.posterior(7, 3, 1, (2,), kind).tolist() == [0.06880240522070548, 0.07530485572063378]
+    assert order.sample(0, DIGEST, 8, step=0, slot=1, batch=2, kind=kind) == 6
+
+
+def test_shares_and_choices_are_distributed_as_they_should_be() -> None:
+    assert not any(order.drops(1, step, 0, 0.0) for step in range(500))
+    assert all(order.drops(1, step, 0, 1.0) for step in range(500))
+    assert 60 < sum(order.drops(1, step, 0, 0.1) for step in range(1000)) < 140
+    for draw, choices in ((order.cut, 4), (order.caption, 8)):
+        counts = Counter(draw(1, step, 0, choices) for step in range(2000))
+        assert set(counts) == set(range(choices))
+        assert min(counts.values()) > 0.8 * 2000 / choices
+        assert {draw(1, step, 0, 1) for step in range(50)} == {0}
 
 
 @given(images=st.integers(1, 50), batch=st.integers(1, 12), seed=st.integers(0, 2**53 - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,12 +22,15 @@ from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.failure import invalid
 from lorafinetune_trainer.saving import state
+from lorafinetune_trainer.saving.uploads import Upload
 
 if TYPE_CHECKING:
     import torch
 
 PARALLEL: Final = 4
 """Parts that are put at once."""
+ORDER_SECONDS: Final = 1.0
+"""For so long a commit with a deadline waits for one that is changing the head."""
 MAX_SWEEP: Final = 10_000
 """Keys that one sweep of left-over folders looks at."""
 
@@ -153,35 +156,52 @@ class Checkpoints:
         self.rejected[entry.id] = why
 
     def commit(
-        self, snapshot: Snapshot, reason: SaveReason, *, deadline: float | None = None
+        self,
+        snapshot: Snapshot,
+        reason: SaveReason,
+        *,
+        upload: Upload | None = None,
+        deadline: float | None = None,
+        before_head: Callable[[], None] | None = None,
     ) -> CheckpointEntry | None:
         """Make *snapshot* durable: content, manifest, head; return its entry, or None where a newer one is durable.
 
-        *deadline* is a monotonic time; the commit that must meet it uses short time-outs.
+        *upload* is told what is sent; given up by another thread, it ends the commit with GivenUp. *deadline* is a
+        monotonic time; the commit that must meet it uses short time-outs. *before_head* is called when all but the
+        head is written, and what it raises ends the commit.
         """
         bucket = self._urgent if deadline is not None else self._bucket
+        upload = upload or Upload(0)
         self.check_fence()
         # One step has one manifest, however often and for whatever reason it is saved: a repeat after a lost answer
         # must not write another one under the name that the head may hold already.
         reason = self._reasons.setdefault(snapshot.step, reason)
         try:
-            entry = self._prepared.get(snapshot.step) or self._put(bucket, snapshot, reason)
-        except errors.StorageError:
+            entry = self._prepared.get(snapshot.step) or self._put(bucket, snapshot, reason, upload)
+            if before_head is not None:
+                before_head()
+        except BaseException:
             self._swept = False  # what was put of it is left over
             raise
-        with self._order:
+
+        def transition(head: Head | None) -> Head:
+            upload.go_on()  # one that was given up in favour of a newer state must not follow it into the head
+            return heads.commit(
+                self._mine(head), entry, keep=self._config.checkpoint.keep, rejected=frozenset(self.rejected)
+            )
+
+        # The one before may hang in its swap. The head itself then keeps the two apart: that one has been given up.
+        ordered = self._order.acquire(timeout=-1.0 if deadline is None else ORDER_SECONDS)
+        try:
             if snapshot.step <= self._committed:
                 self._swept = False
                 return None
             limit = stored.SWAP_LIMIT if deadline is None else max(1.0, deadline - time.monotonic())
-            self.head = stored.change(
-                bucket,
-                lambda head: heads.commit(
-                    self._mine(head), entry, keep=self._config.checkpoint.keep, rejected=frozenset(self.rejected)
-                ),
-                limit=limit,
-            )
+            self.head = stored.change(bucket, transition, limit=limit, sleep=upload.rest)
             self._committed = snapshot.step
+        finally:
+            if ordered:
+                self._order.release()
         return entry
 
     def tidy(self) -> None:
@@ -260,10 +280,11 @@ class Checkpoints:
     def _mine(self, head: Head | None) -> Head:
         return heads.check_fence(head, attempt=self.attempt, pod_uid=self._pod_uid)
 
-    def _put(self, bucket: Bucket, snapshot: Snapshot, reason: SaveReason) -> CheckpointEntry:
+    def _put(self, bucket: Bucket, snapshot: Snapshot, reason: SaveReason, upload: Upload) -> CheckpointEntry:
         folder = layout.checkpoint(self.attempt, snapshot.step)
+        put = partial(self._put_file, bucket, folder, watch=upload.go_on)
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="put") as pool:
-            waiting = [pool.submit(self._put_file, bucket, folder, *part) for part in state.split(snapshot.tensors)]
+            waiting = [pool.submit(put, *part) for part in state.split(snapshot.tensors)]
             files = [one.result() for one in waiting]
         manifest = Manifest(
             kind="checkpoint",
@@ -282,9 +303,17 @@ class Checkpoints:
         self._prepared[snapshot.step] = entry
         return entry
 
-    def _put_file(self, bucket: Bucket, folder: str, name: str, body: bytes) -> File:
-        bucket.put(folder + name, body)
-        return File(name=name, size=len(body), sha256=canonical.sha256(body))
+    def _put_file(
+        self,
+        bucket: Bucket,
+        folder: str,
+        name: str,
+        body: bytes | memoryview,
+        watch: Callable[[int], None] | None = None,
+    ) -> File:
+        sha256 = canonical.sha256(body)
+        bucket.put(folder + name, body, sha256=sha256, watch=watch)
+        return File(name=name, size=len(body), sha256=sha256)
 
     def _read(self, folder: str, file: File) -> bytes:
         return inventory.read_file(self._bucket, folder, name=file.name, size=file.size, sha256=file.sha256)

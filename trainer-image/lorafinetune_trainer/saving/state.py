@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
 """The format's own limit."""
-_TYPES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64"}
+_TYPES: Final = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float64": "F64",
+    "int64": "I64",
+    "uint8": "U8",
+}
 _NAMES: Final = {short: name for name, short in _TYPES.items()}
-_SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8}
+_SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "U8": 1}
 
 
 class Tensors(NamedTuple):
@@ -35,16 +42,21 @@ class Part(NamedTuple):
     """One file of a state that was split: its name and its bytes."""
 
     name: str
-    body: bytes
+    body: memoryview
 
 
 def encode(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the safetensors file of *tensors*, sorted by name, with a canonical header. Tensors lie on the CPU."""
+    return bytes(_write(tensors, metadata))
+
+
+def _write(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> memoryview:
+    import torch
+
     header: dict[str, object] = {}
     if metadata:
         header["__metadata__"] = dict(metadata)
     place = 0
-    pieces: list[bytes] = []
     for name in sorted(tensors):
         tensor = tensors[name]
         size = tensor.numel() * tensor.element_size()
@@ -54,13 +66,22 @@ def encode(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | No
             "data_offsets": [place, place + size],
         }
         place += size
-        pieces.append(_bytes(tensor))
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text, *pieces])
+    # Tensor by tensor, by torch, into memory that nothing has filled before: to join 64 MiB of bytes would stop all
+    # threads of Python, the one that waits for SIGTERM too.
+    whole = torch.empty(8 + len(text) + place, dtype=torch.uint8)
+    body = memoryview(whole.numpy())  # type: ignore[arg-type]  # an array is a buffer
+    body[: 8 + len(text)] = struct.pack("<Q", len(text)) + text
+    place = 8 + len(text)
+    for name in sorted(tensors):
+        flat = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8)
+        whole[place : place + len(flat)].copy_(flat)
+        place += len(flat)
+    return body
 
 
-def decode(body: bytes) -> Tensors:
+def decode(body: bytes | memoryview) -> Tensors:
     """Return what :func:`encode` was given; ValueError where *body* is no such file."""
     import torch
 
@@ -68,7 +89,7 @@ def decode(body: bytes) -> Tensors:
         (length,) = struct.unpack_from("<Q", body)
         if length > min(MAX_HEADER_BYTES, len(body) - 8):
             raise ValueError(f"a header of {length} bytes in a file of {len(body)}")
-        header = json.loads(body[8 : 8 + length])
+        header = json.loads(bytes(body[8 : 8 + length]))
         metadata = header.pop("__metadata__", {})
         found: dict[str, torch.Tensor] = {}
         for name, entry in header.items():
@@ -95,15 +116,15 @@ def split(tensors: Mapping[str, torch.Tensor], limit: int = MAX_PART_BYTES) -> I
         tensor = tensors[name]
         cost = tensor.numel() * tensor.element_size() + 256 + len(name)
         if batch and size + cost > limit - margin:
-            yield Part(_part_name(number), encode(batch))
+            yield Part(_part_name(number), _write(batch))
             batch, size, number = {}, 0, number + 1
         batch[name] = tensor
         size += cost
     if batch or not number:
-        yield Part(_part_name(number), encode(batch))
+        yield Part(_part_name(number), _write(batch))
 
 
-def join(parts: Iterable[bytes]) -> dict[str, torch.Tensor]:
+def join(parts: Iterable[bytes | memoryview]) -> dict[str, torch.Tensor]:
     """Return the tensors of all *parts*; ValueError where one stands in two of them."""
     found: dict[str, torch.Tensor] = {}
     for body in parts:
@@ -121,9 +142,3 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def _part_name(number: int) -> str:
     return f"state-{number:05}.safetensors"
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    import torch
-
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""

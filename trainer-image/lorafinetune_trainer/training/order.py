@@ -1,4 +1,4 @@
-"""What is drawn when: order, noise, timesteps, flips and initial weights as pure functions of (seed, purpose, place).
+"""What is drawn when: order, noise, timesteps, cuts, flips, captions, initial weights; pure, of (seed, purpose, place).
 
 Nothing here has state, so a resume at any step draws what the undisturbed run would have drawn, and nothing of it needs
 saving. The generator is counter-based (Philox), keyed per purpose and drawn on the CPU, so neither the GPU nor the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
@@ -20,7 +21,20 @@ _NOISE: Final = "noise"
 _POSTERIOR: Final = "posterior"
 _TIMESTEP: Final = "timestep"
 _FLIP: Final = "flip"
+_CUT: Final = "cut"
+_CAPTION: Final = "caption"
+_DROP: Final = "drop"
+_OFFSET: Final = "offset"
 _INITIAL: Final = "initial"
+
+
+class Kind(StrEnum):
+    """What a slot shows. Each kind has an order and draws of its own: the first word of every purpose."""
+
+    INSTANCE = ""
+    """An image of what is learnt."""
+    CLASS = "class/"
+    """An image of its class, for prior preservation. Slots of class images are counted from 0, beside the others."""
 
 
 def stream(seed: int, purpose: str, step: int = 0, slot: int = 0) -> np.random.Philox:
@@ -32,40 +46,65 @@ def stream(seed: int, purpose: str, step: int = 0, slot: int = 0) -> np.random.P
     )
 
 
-@lru_cache(maxsize=4)
-def permutation(seed: int, dataset_digest: str, epoch: int, images: int) -> tuple[int, ...]:
+@lru_cache(maxsize=8)
+def permutation(seed: int, dataset_digest: str, epoch: int, images: int, kind: Kind = Kind.INSTANCE) -> tuple[int, ...]:
     """Return the order in which *epoch* shows the data set's *images*: each exactly once."""
-    words = stream(seed, f"{_PERMUTATION}/{dataset_digest}", epoch).random_raw(images)
+    words = stream(seed, f"{kind}{_PERMUTATION}/{dataset_digest}", epoch).random_raw(images)
     return tuple(int(one) for one in np.argsort(words, kind="stable"))
 
 
-def sample(seed: int, dataset_digest: str, images: int, *, step: int, slot: int, batch: int) -> int:
+def sample(
+    seed: int, dataset_digest: str, images: int, *, step: int, slot: int, batch: int, kind: Kind = Kind.INSTANCE
+) -> int:
     """Return the index of the image at *slot* (0 ... batch - 1) of *step* (0, 1 ...).
 
     A step takes the next *batch* images of the epochs laid end to end, so no group of images ends at an epoch's border.
+    An image that an epoch shows several times counts as so many images: the caller lists its index as often.
     """
     epoch, place = divmod(step * batch + slot, images)
-    return permutation(seed, dataset_digest, epoch, images)[place]
+    return permutation(seed, dataset_digest, epoch, images, kind)[place]
 
 
-def noise(seed: int, step: int, slot: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def noise(seed: int, step: int, slot: int, shape: tuple[int, ...], kind: Kind = Kind.INSTANCE) -> NDArray[np.float64]:
     """Return the standard normal noise that is added to the latents at this place."""
-    return _normal(seed, _NOISE, step, slot, shape)
+    return _normal(seed, kind + _NOISE, step, slot, shape)
 
 
-def posterior(seed: int, step: int, slot: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def offset(seed: int, step: int, slot: int, channels: int, kind: Kind = Kind.INSTANCE) -> NDArray[np.float64]:
+    """Return the standard normal values, (channels, 1, 1), that shift the noise of a whole picture at this place."""
+    return _normal(seed, kind + _OFFSET, step, slot, (channels, 1, 1))
+
+
+def posterior(
+    seed: int, step: int, slot: int, shape: tuple[int, ...], kind: Kind = Kind.INSTANCE
+) -> NDArray[np.float64]:
     """Return the standard normal values that pick the latents out of the image's posterior at this place."""
-    return _normal(seed, _POSTERIOR, step, slot, shape)
+    return _normal(seed, kind + _POSTERIOR, step, slot, shape)
 
 
-def timestep(seed: int, step: int, slot: int, timesteps: int) -> int:
+def timestep(seed: int, step: int, slot: int, timesteps: int, kind: Kind = Kind.INSTANCE) -> int:
     """Return a timestep, 0 ... timesteps - 1, evenly distributed."""
-    return int(stream(seed, _TIMESTEP, step, slot).random_raw()) % timesteps
+    return _word(seed, kind + _TIMESTEP, step, slot) % timesteps
 
 
-def flip(seed: int, step: int, slot: int) -> bool:
+def flip(seed: int, step: int, slot: int, kind: Kind = Kind.INSTANCE) -> bool:
     """Whether the image at this place is mirrored: heads or tails."""
-    return bool(int(stream(seed, _FLIP, step, slot).random_raw()) >> 63)
+    return bool(_word(seed, kind + _FLIP, step, slot) >> 63)
+
+
+def cut(seed: int, step: int, slot: int, cuts: int, kind: Kind = Kind.INSTANCE) -> int:
+    """Return which of its *cuts*, 0 ... cuts - 1, the image at this place is shown in."""
+    return _word(seed, kind + _CUT, step, slot) % cuts
+
+
+def caption(seed: int, step: int, slot: int, orders: int, kind: Kind = Kind.INSTANCE) -> int:
+    """Return which of its *orders*, 0 ... orders - 1, the caption at this place stands in."""
+    return _word(seed, kind + _CAPTION, step, slot) % orders
+
+
+def drops(seed: int, step: int, slot: int, share: float, kind: Kind = Kind.INSTANCE) -> bool:
+    """Whether the caption at this place is left out: with probability *share*, 0 ... 1."""
+    return (_word(seed, kind + _DROP, step, slot) >> 11) * 2.0**-53 < share
 
 
 def initial_weight(seed: int, name: str, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -77,3 +116,7 @@ def initial_weight(seed: int, name: str, shape: tuple[int, int]) -> NDArray[np.f
 
 def _normal(seed: int, purpose: str, step: int, slot: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return np.random.Generator(stream(seed, purpose, step, slot)).standard_normal(shape)
+
+
+def _word(seed: int, purpose: str, step: int, slot: int) -> int:
+    return int(stream(seed, purpose, step, slot).random_raw())

@@ -1,0 +1,259 @@
+"""Where base models come from: this machine, the object store, the hub; each knows its files and brings some of them.
+
+The header of a single file comes first and alone. Of a single file in the object store only those bytes are fetched
+that are wanted, to their own places in a sparse file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from lorafinetune.contract import layout
+from lorafinetune.contract.exit_codes import ExitCode
+from lorafinetune.storage.bucket import Bucket
+from lorafinetune_trainer.base import header
+from lorafinetune_trainer.base.header import Header, Tensor
+from lorafinetune_trainer.base.traffic import Traffic
+from lorafinetune_trainer.failure import Failure, invalid
+
+SINGLE: Final = ".safetensors"
+PICKLED: Final = (".ckpt", ".pt", ".pth", ".bin")
+_PARALLEL: Final = 8
+_MAX_FILES: Final = 2000
+_PIECE: Final = 16 * 1024 * 1024
+_BEGINNING: Final = 512 * 1024
+"""Bytes that are read of a file to find its header, which mostly is shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How this machine gets at files."""
+
+    bucket: Callable[[layout.Location], Bucket]
+    """Opens a place in the object store."""
+    scratch: Path
+    """Where downloads from it go. The hub's go into its library's own cache."""
+    traffic: Traffic = dataclasses.field(default_factory=Traffic)
+
+
+class Place(Protocol):
+    """Somewhere that holds models."""
+
+    @property
+    def field(self) -> str:
+        """The field of the spec that names it."""
+
+    @property
+    def uri(self) -> str:
+        """How the spec names it."""
+
+    @property
+    def single(self) -> str | None:
+        """The one file that it names, where it names no folder."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The files that lie there; of a single file itself and its ``.config`` folder."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the header of the single file says; ValueError where it is damaged."""
+
+    def bring(self, names: Iterable[str]) -> Path:
+        """Return a folder of this machine in which the files *names* lie."""
+
+    def bring_spans(self, spans: Callable[[Header], list[tuple[int, int]]]) -> Path:
+        """Return a folder in which the single file lies, with at least the bytes of these *spans*."""
+
+
+def wrong(place: Place, why: str) -> Failure:
+    """Return the failure of what lies at *place* and cannot be used."""
+    return invalid(
+        "WrongBaseModel",
+        f"{place.field} {place.uri} cannot be used: {why}. It must be an SDXL diffusers folder, or one SDXL "
+        f"{SINGLE} file",
+    )
+
+
+def single_name(uri: str) -> str | None:
+    """Return the name of the file that *uri* ends with, or None where it is a folder's; raises Failure for pickles."""
+    name = uri.rstrip("/").rpartition("/")[2]
+    if name.endswith(PICKLED):
+        raise invalid(
+            "WrongBaseModel",
+            f"{uri} is a pickle, which can run any code when it is loaded: take the model's {SINGLE} file",
+        )
+    return name if name.endswith(SINGLE) else None
+
+
+def need_room(folder: Path, size: int, what: str) -> None:
+    """Raise Failure (DiskFull) where *folder* has no room for *size* more bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise Failure(
+            ExitCode.STORAGE_UNREACHABLE,
+            "DiskFull",
+            f"{what} needs {size / 1e9:.1f} GB at {folder}, and {free / 1e9:.1f} are free: give the pod's scratch "
+            "volume more room, or put the model on the node or into the image",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A folder of this machine, or one file in it."""
+
+    field: str
+    uri: str
+    folder: Path
+    single: str | None
+    names: frozenset[str]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the header of the single file says."""
+        assert self.single is not None
+        return dict(header.read(self.folder / self.single).tensors)
+
+    def bring(self, names: Iterable[str]) -> Path:
+        """Return the folder itself."""
+        return self.folder
+
+    def bring_spans(self, spans: Callable[[Header], list[tuple[int, int]]]) -> Path:
+        """Return the folder itself."""
+        return self.folder
+
+
+def open_local(field: str, uri: str) -> Local:
+    """Return a place of this machine; raises Failure (INVALID) where nothing lies there."""
+    path, single = Path(uri), single_name(uri)
+    if single is not None and path.is_file():
+        beside = path.with_name(f"{single}.config")
+        found = {one.relative_to(path.parent).as_posix() for one in beside.glob("*/*") if one.is_file()}
+        return Local(field, uri, path.parent, single, frozenset({single, *found}))
+    if not path.is_dir():
+        raise invalid(
+            "WrongBaseModel",
+            f"{field} {uri} is not a folder of this machine, nor a {SINGLE} file (nor s3://bucket/prefix/, nor "
+            "hf://owner/name)",
+        )
+    names = {
+        one.relative_to(path).as_posix() for pattern in ("*", "*/*") for one in path.glob(pattern) if one.is_file()
+    }
+    return Local(field, uri, path, None, frozenset(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A prefix of the object store, or one object."""
+
+    field: str
+    uri: str
+    bucket: Bucket
+    scratch: Path
+    single: str | None
+    sizes: dict[str, int]
+    traffic: Traffic
+    headers: dict[str, Header] = dataclasses.field(default_factory=dict)
+    """Those that have been read."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The objects below the prefix."""
+        return frozenset(self.sizes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the header of the single file says."""
+        return dict(self._header().tensors)
+
+    def bring(self, names: Iterable[str]) -> Path:
+        """Download whole objects, once each."""
+        wanted = {name: [(0, self.sizes[name])] for name in names if not self._is_there(name)}
+        self._download(wanted)
+        return self.scratch
+
+    def bring_spans(self, spans: Callable[[Header], list[tuple[int, int]]]) -> Path:
+        """Download the header and *spans* of the single file into a sparse one."""
+        assert self.single is not None
+        if not self._is_there(self.single):
+            found = self._header()
+            self._download({self.single: [(0, found.start), *spans(found)]})
+        return self.scratch
+
+    def _header(self) -> Header:
+        assert self.single is not None
+        if self.single not in self.headers:
+            size = self.sizes[self.single]
+            beginning = self.bucket.get_range(self.single, 0, min(size, _BEGINNING))
+            start = header.needed(beginning, size)
+            if start > len(beginning):
+                beginning += self.bucket.get_range(self.single, len(beginning), start)
+            self.traffic.add(len(beginning))
+            self.headers[self.single] = header.parse(beginning, size)
+        return self.headers[self.single]
+
+    def _is_there(self, name: str) -> bool:
+        path = self.scratch / name
+        return path.is_file() and path.stat().st_size == self.sizes[name]
+
+    def _download(self, wanted: dict[str, list[tuple[int, int]]]) -> None:
+        """Fetch ranges of objects in pieces, several at a time; a file has its name only once all are there."""
+        pieces = [
+            (name, one, min(one + _PIECE, end))
+            for name, ranges in wanted.items()
+            for first, end in ranges
+            for one in range(first, end, _PIECE)
+        ]
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        need_room(self.scratch, sum(end - first for _, first, end in pieces), f"{self.field} {self.uri}")
+        parts = {name: self.scratch / f"{name}.part" for name in wanted}
+        for name, path in parts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.truncate(self.sizes[name])
+
+        def fetch(piece: tuple[str, int, int]) -> None:
+            name, first, end = piece
+            body = memoryview(self.bucket.get_range(name, first, end))
+            with parts[name].open("r+b", buffering=0) as file:
+                while body:
+                    done = os.pwrite(file.fileno(), body, end - len(body))
+                    body = body[done:]
+            self.traffic.add(end - first)
+
+        with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="download") as pool:
+            waiting = [pool.submit(fetch, piece) for piece in pieces]
+            try:
+                for one in waiting:
+                    one.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        for name, path in parts.items():
+            path.replace(self.scratch / name)
+
+
+def open_stored(field: str, uri: str, means: Means) -> Stored:
+    """Return a place of the object store; raises Failure (INVALID) where nothing lies there."""
+    single = single_name(uri)
+    try:
+        location = layout.parse_uri(uri) if single is not None else layout.folder(uri)
+    except ValueError as error:
+        raise invalid("WrongBaseModel", f"{field}: {error}") from error
+    if single is not None:
+        location = layout.Location(location.bucket, location.key[: -len(single)])
+    bucket = means.bucket(location)
+    found = bucket.walk(single or "", limit=_MAX_FILES)
+    sizes = {one.key: one.size for one in found if one.key and not one.key.endswith("/")}
+    if single is not None:
+        sizes = {name: size for name, size in sizes.items() if name == single or name.startswith(f"{single}.config/")}
+    if not sizes or (single is not None and single not in sizes):
+        raise invalid(
+            "WrongBaseModel",
+            f"nothing lies at {field} {uri}: it must be an SDXL diffusers folder, or one SDXL {SINGLE} file",
+        )
+    return Stored(field, uri, bucket, means.scratch / field, single, sizes, means.traffic)
