@@ -75,6 +75,7 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
 
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
+    from lorafinetune_trainer.product import initial
     from lorafinetune_trainer.product import intermediate as intermediates
     from lorafinetune_trainer.product.intermediate import Intermediate
     from lorafinetune_trainer.product.product import Product
@@ -96,13 +97,18 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         micro_batch=given.plan.micro_batch,
     )
     entry = _resume(wires, loop, found)
+    layers = int(model.unet.config.layers_per_block)
+    if entry is None:
+        shapes = {name: tuple(weight.shape) for name, weight in model.weights.items()}
+        digest = given.plan.initial_lora_digest
+        loop.begin_with(initial.load(training, digest, shapes, wires.open, layers_per_block=layers, body=given.initial))
     product = Product(
         config=config,
         plan=given.plan,
         images=len(given.samples.instances),
         steps=total,
         updates=0,
-        layers_per_block=int(model.unet.config.layers_per_block),
+        layers_per_block=layers,
         captions=tuple((one.captions[0], one.repeats) for one in given.samples.instances),
         class_images=len(given.samples.classes),
         prediction=model.prediction,
@@ -113,6 +119,8 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         weights=loop.published,
         put=wires.checkpoints.put,
     )
+    given = replace(given, initial=None)  # its bytes
+    intermediate.take(loop.step)  # if the attempt before had no time to
     del found  # its bytes
     # What lives now lives on: the collector need not walk through it again, which would stall the saver's thread.
     gc.collect()

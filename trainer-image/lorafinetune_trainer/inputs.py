@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lorafinetune.contract import canonical
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
@@ -29,6 +30,7 @@ from lorafinetune_trainer.data import buckets, preflight
 from lorafinetune_trainer.data import dataset as datasets
 from lorafinetune_trainer.data.dataset import Dataset
 from lorafinetune_trainer.failure import Failure
+from lorafinetune_trainer.product import initial as starting
 from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Inputs:
     accelerator: Accelerator
     remarks: list[str]
     """What may make the bits differ from those of an undisturbed run."""
+    initial: bytes | None = None
+    """The LoRA to start from, where it has been fetched: by the attempt that made the plan."""
 
 
 def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
@@ -64,12 +68,16 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     dataset, classes = _scan(wires, decoded=not pinned)
 
     wires.enter(Phase.DOWNLOADING)
+    source = config.training.lora.init_from
+    initial = starting.fetch(source, wires.open) if source is not None and not pinned else None
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
     files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
     vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
     base_model_digest = files.digest(TRAINED)
     importing.join()
+    if initial is not None:
+        starting.check(initial, config.training, int(files.json("unet/config.json")["layers_per_block"]))
 
     from lorafinetune_trainer.training import model
 
@@ -83,6 +91,7 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
         images=dataset.shown,
         thread_count=threads,
         level=level,
+        initial_lora_digest=canonical.sha256(initial) if initial is not None else None,
     )
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
@@ -95,7 +104,7 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     assert head.conditioning is not None
     wires.enter(Phase.RESUMING)
     samples = _load(wires, head.conditioning)
-    return Inputs(head.plan, samples, dataset.digest, files, accelerator, remarks)
+    return Inputs(head.plan, samples, dataset.digest, files, accelerator, remarks, initial)
 
 
 def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:

@@ -73,6 +73,7 @@ def make(
     thread_count: int,
     level: str,
     class_digest: str | None = None,
+    initial_lora_digest: str | None = None,
 ) -> Plan:
     """Return the plan that this attempt would commit."""
     training = config.training
@@ -82,6 +83,7 @@ def make(
         dataset_digest=dataset_digest,
         class_digest=class_digest,
         base_model_digest=base_model_digest,
+        initial_lora_digest=initial_lora_digest,
         steps=steps(training, images),
         micro_batch=training.micro_batch or training.batch_size,
         precision=training.precision,
