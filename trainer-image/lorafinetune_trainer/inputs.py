@@ -15,13 +15,14 @@ from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
+from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
 from lorafinetune_trainer.base import fetching
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
-from lorafinetune_trainer.conditioning import latents, prompts
+from lorafinetune_trainer.conditioning import classimages, latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.objects import Compute
 from lorafinetune_trainer.conditioning.recipe import Recipe
@@ -50,10 +51,10 @@ class Inputs:
     dataset_digest: str
     files: Files
     accelerator: Accelerator
+    initial: bytes | None
+    """The LoRA file that the weights begin with, where there is one and no step has been done."""
     remarks: list[str]
     """What may make the bits differ from those of an undisturbed run."""
-    initial: bytes | None = None
-    """The LoRA to start from, where it has been fetched: by the attempt that made the plan."""
 
 
 def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
@@ -68,16 +69,15 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     dataset, classes = _scan(wires, decoded=not pinned)
 
     wires.enter(Phase.DOWNLOADING)
-    source = config.training.lora.init_from
-    initial = starting.fetch(source, wires.open) if source is not None and not pinned else None
+    first = starting.fetch(config.training.lora.init_from, wires.open) if not head.checkpoints else None
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
     files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
     vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
     base_model_digest = files.digest(TRAINED)
     importing.join()
-    if initial is not None:
-        starting.check(initial, config.training, int(files.json("unet/config.json")["layers_per_block"]))
+    if first is not None:
+        starting.check(first, config.training, int(files.json("unet/config.json")["layers_per_block"]))
 
     from lorafinetune_trainer.training import model
 
@@ -86,16 +86,20 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
-        class_digest=classes.digest if classes is not None else None,
+        class_digest=_class_digest(config, classes, base_model_digest),
         base_model_digest=base_model_digest,
+        initial_lora_digest=canonical.sha256(first) if first is not None else None,
         images=dataset.shown,
         thread_count=threads,
         level=level,
-        initial_lora_digest=canonical.sha256(initial) if initial is not None else None,
     )
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
+        if config.dataset.makes_class_images:
+            digests = [base_model_digest, vae.digest(), files.digest(ENCODERS - {"vae"})]
+            classes = classimages.make(wires, files, vae, accelerator.device, digests=digests)
+            model.release()
         wires.enter(Phase.CONDITIONING)
         entry = _condition(wires, dataset, classes, files, vae=vae, device=accelerator.device)
         head = wires.checkpoints.pin(mine, entry)
@@ -104,7 +108,14 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     assert head.conditioning is not None
     wires.enter(Phase.RESUMING)
     samples = _load(wires, head.conditioning)
-    return Inputs(head.plan, samples, dataset.digest, files, accelerator, remarks, initial)
+    return Inputs(head.plan, samples, dataset.digest, files, accelerator, first, remarks)
+
+
+def _class_digest(config: RunConfig, found: Dataset | None, base_model_digest: str) -> str | None:
+    """Return the digest of the class images: of those that were *found*, or of what makes them."""
+    if found is not None:
+        return found.digest
+    return classimages.digest(config, base_model_digest) if config.dataset.makes_class_images else None
 
 
 def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:

@@ -122,6 +122,9 @@ def check(plan: Plan, mine: Plan) -> list[str]:
         wrong.append("the images or captions of dataset.classSource have changed")
     if plan.base_model_digest != mine.base_model_digest:
         wrong.append("the weights of baseModel.source have changed")
+    # None where a checkpoint has taken its place: it is not even fetched then.
+    if mine.initial_lora_digest is not None and plan.initial_lora_digest != mine.initial_lora_digest:
+        wrong.append("the file of training.lora.initFrom has changed")
     if wrong:
         raise invalid(
             "PlanMismatch",

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 MAX_BYTES: Final = 4 * 1024**3
 
 
-def fetch(source: str, open_: Callable[[layout.Location], Bucket]) -> bytes:
+def fetch(source: str | None, open_: Callable[[layout.Location], Bucket]) -> bytes | None:
     """Return the bytes of ``training.lora.initFrom``: ``s3://bucket/key`` at the run's store, or a file."""
+    if source is None:
+        return None
     if source.startswith("s3://"):
         try:
             bucket, key = layout.parse_uri(source)
@@ -61,7 +63,7 @@ def load(
         return {}
     if source is None:
         raise invalid("PlanMismatch", f"the run began with another {reading.FIELD}, and has none now: put it back")
-    body = fetch(source, open_) if body is None else body
+    body = body or fetch(source, open_) or b""
     if canonical.sha256(body) != digest:
         raise invalid(
             "PlanMismatch",
