@@ -30,7 +30,7 @@ from lorafinetune_trainer.data import buckets, preflight
 from lorafinetune_trainer.data import dataset as datasets
 from lorafinetune_trainer.data.dataset import Dataset
 from lorafinetune_trainer.failure import Failure
-from lorafinetune_trainer.product.initial import fetch as fetch_initial
+from lorafinetune_trainer.product import initial as starting
 from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
@@ -68,13 +68,15 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     dataset, classes = _scan(wires, decoded=not pinned)
 
     wires.enter(Phase.DOWNLOADING)
+    first = starting.fetch(config.training.lora.init_from, wires.open) if not head.checkpoints else None
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
     files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
     vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
     base_model_digest = files.digest(TRAINED)
-    first = fetch_initial(config.training.lora.init_from, wires.open) if not head.checkpoints else None
     importing.join()
+    if first is not None:
+        starting.check(first, config.training, int(files.json("unet/config.json")["layers_per_block"]))
 
     from lorafinetune_trainer.training import model
 
