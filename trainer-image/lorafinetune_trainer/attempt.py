@@ -15,6 +15,7 @@ from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage import errors
 from lorafinetune_trainer import imports, inputs, places, planning
+from lorafinetune_trainer.base import keeper as keepers
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Verified
@@ -96,6 +97,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     gc.freeze()
     saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter)
     ending.rescue = saver.rescue
+    keeper = keepers.begin(wires, given.files, given.plan, busy=lambda: saver.busy)
     wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
 
     def on_step(progress: Progress) -> None:
@@ -117,6 +119,8 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     if ending.standing.durable_step < loop.step:
         saver.offer(loop.snapshot(), SaveReason.FINAL)
     saver.drain()
+    if keeper is not None:
+        keeper.stop()
     return _publish(wires, given, model, loop)
 
 
