@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.manifest import Sha256
@@ -26,7 +26,15 @@ from lorafinetune_trainer.base.places import need_room
 from lorafinetune_trainer.base.traffic import Traffic
 
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
-Name = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^(?!.*(^|/)\.\.?(/|$))[^/\\\x00]+(/[^/\\\x00]+)*$")]
+
+
+def _below(name: str) -> str:
+    if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\x00" in name:
+        raise ValueError("not the name of a file below the model's folder")
+    return name
+
+
+Name = Annotated[str, Field(max_length=512), AfterValidator(_below)]
 
 
 class KeptBlock(OpenModel):
