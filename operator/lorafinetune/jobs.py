@@ -159,7 +159,7 @@ class Jobs:
     async def _credentials(self, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec) -> Credentials | None:
         name = spec.storage.credentials_secret
         if name is None:
-            places = [uri for uri in (spec.storage.uri, spec.dataset.source) if uri.startswith("s3://")]
+            places = [spec.storage.uri, *(source for _, source, _ in _image_folders(spec))]
             if all(_within(uri, self._ambient) for uri in places):
                 return None
             raise CredentialsProblem(
@@ -233,10 +233,19 @@ class Jobs:
             message += (
                 "; WITHOUT FENCING (storage.unsafeNoFencing): a partitioned attempt may overwrite a newer one's work"
             )
-        if spec.dataset.source.startswith("s3://"):
-            images = probe.count_images(self._open(spec, layout.folder(spec.dataset.source), credentials))
-            message += f", the data set holds {images} images"
+        for name, source, what in _image_folders(spec):
+            images = probe.count_images(self._open(spec, layout.folder(source), credentials), name)
+            message += f", {what} holds {images} images"
         return StorageChecked(True, "Ready", message, self._clock())
+
+
+def _image_folders(spec: LoRAFineTuneSpec) -> list[tuple[str, str, str]]:
+    """Return field, URI and a name for each place in the store that must hold images."""
+    places = (
+        ("dataset.source", spec.dataset.source, "the data set"),
+        ("dataset.classSource", spec.dataset.class_source or "", "the class set"),
+    )
+    return [place for place in places if place[1].startswith("s3://")]
 
 
 def _within(uri: str, prefixes: tuple[str, ...]) -> bool:

@@ -9,9 +9,10 @@ import pytest
 
 from lorafinetune.kube.client import Cluster
 from tests.crds import crds
+from tests.integration.crd_runs import home, pool, runs
 from tests.integration.room import NODE, Room
 
-__all__ = ["crds"]
+__all__ = ["crds", "home", "pool", "runs"]
 
 
 @pytest.fixture

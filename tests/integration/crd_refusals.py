@@ -21,13 +21,16 @@ class Bad(NamedTuple):
 
 
 MODEL: Final = "must be hf://owner/name"
-DATASET: Final = "must be s3://bucket/prefix/ (in the run's object store) or an absolute folder"
+PICKLED: Final = "must not be a pickled file (.ckpt, .pt, .pth, .bin)"
+FOLDER: Final = "must be s3://bucket/prefix/ (in the run's object store) or an absolute folder"
 URI: Final = "must be s3://bucket/prefix/: a bucket name of 3 to 63 lower-case letters, digits, - and ."
 ENDPOINT: Final = "must be the URL of the S3 service, https://host or https://host:port, without user, path or query"
 NAME: Final = "must be the name of a Kubernetes object: lower-case letters, digits, - and ."
+CLASSES: Final = "spec.dataset.classSource"
+SIDE: Final = "or one lies inside the other, so images would count as both: let them lie side by side"
 SOURCE, REVISION, VAE = "spec.baseModel.source", "spec.baseModel.revision", "spec.baseModel.vae"
 
-BAD_RUNS: Final = (
+BAD_PLACES: Final = (
     Bad("name longer than a label", {"metadata.name": "x" * 64}, "metadata.name", "may not be more than 63 bytes"),
     Bad("name in capitals", {"metadata.name": "Timber"}, "metadata.name", "must consist of lower case alphanumeric"),
     Bad("no spec", {"spec": REMOVED}, "spec", "Required value"),
@@ -41,6 +44,12 @@ BAD_RUNS: Final = (
     Bad("base model by web address", {SOURCE: "https://example.com/sdxl"}, SOURCE, MODEL),
     Bad("base model in a relative folder", {SOURCE: "models/sdxl"}, SOURCE, MODEL),
     Bad("base model in a bucket's root", {SOURCE: "s3://models", REVISION: REMOVED}, SOURCE, MODEL),
+    Bad("base model in a .ckpt", {SOURCE: "s3://models/sdxl.ckpt", REVISION: REMOVED}, SOURCE, PICKLED),
+    Bad("base model in a .CKPT", {SOURCE: "/models/SDXL.CKPT", REVISION: REMOVED}, SOURCE, PICKLED),
+    Bad("VAE in a .pt", {VAE: "/models/vae.pt"}, VAE, PICKLED),
+    Bad("base model in a .ckpt on the hub", {SOURCE: "hf://owner/name/sdxl.ckpt"}, SOURCE, PICKLED),
+    Bad("folder of a repository on the hub", {SOURCE: "hf://owner/name/unet"}, SOURCE, "one .safetensors file"),
+    Bad("cache as text", {"spec.baseModel.cache": "yes"}, "spec.baseModel.cache", "must be of type boolean"),
     Bad("base model empty", {SOURCE: ""}, SOURCE, MODEL),
     Bad("base model with a way up", {SOURCE: "/models/../sdxl", REVISION: REMOVED}, SOURCE, "write the path out"),
     Bad("base model too long", {SOURCE: "hf://a/" + "b" * 1100}, SOURCE, "may not be more than 1024 bytes"),
@@ -61,135 +70,64 @@ BAD_RUNS: Final = (
     ),
     Bad("no dataset", {"spec.dataset": REMOVED}, "spec.dataset", "Required value"),
     Bad("dataset without source", {"spec.dataset.source": REMOVED}, "spec.dataset.source", "Required value"),
-    Bad("dataset on the hub", {"spec.dataset.source": "hf://me/images"}, "spec.dataset.source", DATASET),
-    Bad("dataset in a relative folder", {"spec.dataset.source": "./images"}, "spec.dataset.source", DATASET),
-    Bad("dataset in another cloud", {"spec.dataset.source": "gs://training-data/x/"}, "spec.dataset.source", DATASET),
-    Bad("dataset with a query", {"spec.dataset.source": "s3://data/x?y"}, "spec.dataset.source", DATASET),
-    Bad("dataset with empty part", {"spec.dataset.source": "s3://data//x/"}, "spec.dataset.source", DATASET),
-    Bad("prompt of blanks", {"spec.dataset.instancePrompt": "  "}, "spec.dataset.instancePrompt", "must hold words"),
-    Bad("prompt empty", {"spec.dataset.instancePrompt": ""}, "spec.dataset.instancePrompt", "must hold words"),
+    Bad("dataset on the hub", {"spec.dataset.source": "hf://me/images"}, "spec.dataset.source", FOLDER),
+    Bad("dataset in a relative folder", {"spec.dataset.source": "./images"}, "spec.dataset.source", FOLDER),
+    Bad("dataset in another cloud", {"spec.dataset.source": "gs://training-data/x/"}, "spec.dataset.source", FOLDER),
+    Bad("dataset with a query", {"spec.dataset.source": "s3://data/x?y"}, "spec.dataset.source", FOLDER),
+    Bad("dataset with empty part", {"spec.dataset.source": "s3://data//x/"}, "spec.dataset.source", FOLDER),
+    Bad(
+        "prompt of blanks",
+        {"spec.dataset.instancePrompt": "  "},
+        "spec.dataset.instancePrompt",
+        "must hold words, for it stands for captions",
+    ),
+    Bad(
+        "prompt empty",
+        {"spec.dataset.instancePrompt": ""},
+        "spec.dataset.instancePrompt",
+        "must hold words, for it stands for captions",
+    ),
+    Bad(
+        "prompt with control characters",
+        {"spec.dataset.instancePrompt": "a\x07dog"},
+        "spec.dataset.instancePrompt",
+        "holds control characters, which no model reads: remove them",
+    ),
+    Bad("classes on the hub", {CLASSES: "hf://me/dogs"}, CLASSES, FOLDER),
+    Bad("classes in a relative folder", {CLASSES: "dogs"}, CLASSES, FOLDER),
+    Bad("classes among the images", {CLASSES: "s3://training-data/timber/class"}, CLASSES, SIDE),
+    Bad("images among the classes", {CLASSES: "s3://training-data/"}, CLASSES, SIDE),
+    Bad("classes where the images are", {CLASSES: "s3://training-data/timber"}, CLASSES, SIDE),
+    Bad(
+        "storage below the classes",
+        {CLASSES: "s3://loras/dogs/", "spec.storage.uri": "s3://loras/dogs/runs/"},
+        "spec.storage.uri",
+        "lies inside spec.dataset.classSource, so the run's own files would be taken for class images",
+    ),
+    Bad("class prompt of blanks", {"spec.dataset.classPrompt": " "}, "spec.dataset.classPrompt", "must hold words"),
+    Bad(
+        "class images without prompt",
+        {"spec.dataset.classImages": 50},
+        "spec.dataset.classImages",
+        "needs spec.dataset.classPrompt, from which they are made: set it",
+    ),
+    Bad(
+        "class images that are there, and to be made",
+        {CLASSES: "s3://training-data/dogs/", "spec.dataset.classPrompt": "a dog", "spec.dataset.classImages": 50},
+        "spec.dataset.classImages",
+        "spec.dataset.classSource says that they are there: remove one of them",
+    ),
+    Bad(
+        "no class image",
+        {"spec.dataset.classPrompt": "a dog", "spec.dataset.classImages": 0},
+        "spec.dataset.classImages",
+        "should be greater than or equal to 1",
+    ),
     Bad(
         "prompt too long",
         {"spec.dataset.instancePrompt": "word " * 500},
         "spec.dataset.instancePrompt",
         "may not be more than 2048 bytes",
-    ),
-    Bad("no steps", {"spec.training.steps": 0}, "spec.training.steps", "should be greater than or equal to 1"),
-    Bad("steps as text", {"spec.training.steps": "500"}, "spec.training.steps", "must be of type integer"),
-    Bad("steps in fractions", {"spec.training.steps": 1.5}, "spec.training.steps", "must be of type integer"),
-    Bad("too many steps", {"spec.training.steps": 1_000_001}, "spec.training.steps", "should be less than or equal to"),
-    Bad(
-        "resolution off the grid",
-        {"spec.training.resolution": 1000},
-        "spec.training.resolution",
-        "should be a multiple of 64",
-    ),
-    Bad(
-        "resolution too small",
-        {"spec.training.resolution": 0},
-        "spec.training.resolution",
-        "should be greater than or equal to 64",
-    ),
-    Bad(
-        "resolution too large",
-        {"spec.training.resolution": 4096},
-        "spec.training.resolution",
-        "should be less than or equal to 2048",
-    ),
-    Bad("learning rate 0", {"spec.training.learningRate": 0}, "spec.training.learningRate", "should be greater than 0"),
-    Bad(
-        "learning rate too high",
-        {"spec.training.learningRate": 2},
-        "spec.training.learningRate",
-        "should be less than or equal to 1",
-    ),
-    Bad(
-        "learning rate as text",
-        {"spec.training.learningRate": "1e-4"},
-        "spec.training.learningRate",
-        "must be of type number",
-    ),
-    Bad(
-        "unknown schedule",
-        {"spec.training.schedule": "Cosine"},
-        "spec.training.schedule",
-        'supported values: "constant", "linear", "cosine"',
-    ),
-    Bad(
-        "warm-up longer than the run",
-        {"spec.training.warmupSteps": 501},
-        "spec.training.warmupSteps",
-        "choose less, usually a tenth of steps",
-    ),
-    Bad(
-        "warm-up below zero",
-        {"spec.training.warmupSteps": -1},
-        "spec.training.warmupSteps",
-        "should be greater than or equal to 0",
-    ),
-    Bad("no batch", {"spec.training.batchSize": 0}, "spec.training.batchSize", "should be greater than or equal to 1"),
-    Bad(
-        "batch too large",
-        {"spec.training.batchSize": 65},
-        "spec.training.batchSize",
-        "should be less than or equal to 64",
-    ),
-    Bad(
-        "no accumulation",
-        {"spec.training.gradientAccumulation": 0},
-        "spec.training.gradientAccumulation",
-        "should be greater than or equal to 1",
-    ),
-    Bad(
-        "weight decay below zero",
-        {"spec.training.weightDecay": -0.1},
-        "spec.training.weightDecay",
-        "should be greater than or equal to 0",
-    ),
-    Bad("no gradient", {"spec.training.maxGradNorm": 0}, "spec.training.maxGradNorm", "should be greater than 0"),
-    Bad(
-        "unknown precision",
-        {"spec.training.precision": "bfloat16"},
-        "spec.training.precision",
-        'supported values: "bf16", "fp16", "fp32"',
-    ),
-    Bad(
-        "switch as text",
-        {"spec.training.gradientCheckpointing": "true"},
-        "spec.training.gradientCheckpointing",
-        "must be of type boolean",
-    ),
-    Bad("seed below zero", {"spec.training.seed": -1}, "spec.training.seed", "should be greater than or equal to 0"),
-    Bad(
-        "seed beyond JSON's integers",
-        {"spec.training.seed": 2**53},
-        "spec.training.seed",
-        "should be less than or equal to 9007199254740991",
-    ),
-    Bad("rank 0", {"spec.training.lora.rank": 0}, "spec.training.lora.rank", "should be greater than or equal to 1"),
-    Bad(
-        "rank too high", {"spec.training.lora.rank": 512}, "spec.training.lora.rank", "should be less than or equal to"
-    ),
-    Bad("alpha 0", {"spec.training.lora.alpha": 0}, "spec.training.lora.alpha", "should be greater than 0"),
-    Bad("rank in the wrong place", {"spec.training.rank": 16}, "spec.training.rank", "unknown field"),
-    Bad("LoRA as a number", {"spec.training.lora": 16}, "spec.training.lora", "must be of type object"),
-    Bad(
-        "checkpoint after no step",
-        {"spec.checkpoint.everySteps": 0},
-        "spec.checkpoint.everySteps",
-        "should be greater than or equal to 1",
-    ),
-    Bad(
-        "one checkpoint only",
-        {"spec.checkpoint.keep": 1},
-        "spec.checkpoint.keep",
-        "should be greater than or equal to 2",
-    ),
-    Bad(
-        "too many checkpoints",
-        {"spec.checkpoint.keep": 101},
-        "spec.checkpoint.keep",
-        "should be less than or equal to 100",
     ),
     Bad("no storage", {"spec.storage": REMOVED}, "spec.storage", "Required value"),
     Bad("storage without uri", {"spec.storage.uri": REMOVED}, "spec.storage.uri", "Required value"),
@@ -333,8 +271,8 @@ BAD_POOLS: Final = (
         LABEL,
     ),
     Bad("resource without domain", {"spec.gpu.resource": "gpu"}, "spec.gpu.resource", "such as nvidia.com/gpu"),
-    Bad("two GPUs", {"spec.gpu.count": 2}, "spec.gpu.count", "should be less than or equal to 1"),
-    Bad("no GPU", {"spec.gpu.count": 0}, "spec.gpu.count", "should be greater than or equal to 1"),
+    Bad("two GPUs", {"spec.gpu.count": 2}, "spec.gpu.count", "Must be 1: an attempt trains on one GPU"),
+    Bad("no GPU", {"spec.gpu.count": 0}, "spec.gpu.count", "Must be 1: an attempt trains on one GPU"),
     Bad("memory in text", {"spec.gpu.memoryGiB": "24Gi"}, "spec.gpu.memoryGiB", "must be of type integer"),
     Bad("memory of none", {"spec.gpu.memoryGiB": 0}, "spec.gpu.memoryGiB", "should be greater than or equal to 1"),
     Bad("no price", {"spec.pricePerHour": REMOVED}, "spec.pricePerHour", "Required value"),

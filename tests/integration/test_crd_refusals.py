@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from kubernetes import client, config
 
-from tests.integration.crd_refusals import BAD_POOLS, BAD_RUNS, Bad
+from tests.integration.crd_refusals import BAD_PLACES, BAD_POOLS, Bad
+from tests.integration.crd_refusals_training import BAD_TRAINING
 from tests.manifests import FINETUNE, GPUPOOL, changed
 
+BAD_RUNS = (*BAD_PLACES, *BAD_TRAINING)
 GROUP_VERSION = ("lorafinetune.io", "v1alpha1")
 
 
@@ -39,7 +41,7 @@ def check(error: client.ApiException, bad: Bad) -> None:
 
 
 def test_the_table_is_as_long_as_promised() -> None:
-    assert len(BAD_RUNS) >= 60
+    assert len(BAD_RUNS) >= 120
     for table in (BAD_RUNS, BAD_POOLS):
         assert len({bad.mistake for bad in table}) == len(table)
 

@@ -17,8 +17,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
 
 
-def objects(kind: str | None = None) -> list[dict[str, Any]]:
-    found = [one for path in FILES for one in yaml.safe_load_all(path.read_text()) if one]
+def objects(kind: str | None = None, *paths: Path) -> list[dict[str, Any]]:
+    found = [one for path in paths or FILES for one in yaml.safe_load_all(path.read_text()) if one]
     return [one for one in found if kind in (None, one["kind"])]
 
 
@@ -33,13 +33,17 @@ def test_the_api_server_takes_it(cluster: Cluster, crds: None, namespace: str, p
 
 
 def test_the_examples_are_those_that_the_documents_name() -> None:
-    assert {"minimal.yaml", "timber.yaml", "pools.yaml", "secret.yaml"} <= {path.name for path in FILES}
+    assert {"minimal.yaml", "timber.yaml", "style.yaml", "class-images.yaml", "pools.yaml", "secret.yaml"} <= {
+        path.name for path in FILES
+    }
 
 
 def test_runs_name_pools_and_secrets_that_are_there() -> None:
     pools = {one["metadata"]["name"]: one["spec"] for one in objects("GPUPool")}
     secrets = {one["metadata"]["name"]: one for one in objects("Secret")}
-    for one in [one for one in objects("LoRAFineTune") if one["metadata"]["name"] in ("minimal", "timber")]:
+    runs = [one for path in FILES if path.parent == EXAMPLES for one in objects("LoRAFineTune", path)]
+    assert len(runs) >= 4
+    for one in runs:
         spec = LoRAFineTuneSpec.model_validate(one["spec"])
         assert spec.storage.credentials_secret in secrets
         for name in spec.placement.pools:

@@ -90,6 +90,11 @@ def rendered(annotation: Any, **default: Any) -> dict[str, Any]:
             Literal["one"], {"type": "string", "enum": ["one"], "description": "It."}, id="a constant as an enum of one"
         ),
         pytest.param(
+            Literal[1],
+            {"type": "number", "description": "It.", VALIDATIONS: [rule("self == 1.0", "It.")]},
+            id="a constant number as a rule in its own words",
+        ),
+        pytest.param(
             Annotated[set[Annotated[str, Field(max_length=3)]], Field(max_length=2)],
             {
                 "type": "array",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +14,14 @@ import yaml
 from pydantic import BaseModel
 
 from lorafinetune.api.finetune import LoRAFineTuneSpec
+from lorafinetune.api.frozen import EDITABLE
 from lorafinetune.api.gpupool import GPUPoolSpec
-from lorafinetune.api.kinds import EDITABLE, LORAFINETUNE
+from lorafinetune.api.kinds import LORAFINETUNE
 from lorafinetune.contract.event import Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune.contract.training import Training
 from lorafinetune.engine import notices
 from lorafinetune.engine.classify import PREEMPTIONS, Cause
 from lorafinetune.engine.conditions import ConditionType
@@ -195,14 +196,19 @@ def field(model: type[BaseModel], path: str) -> Any:
 
 def table_of_fields(text: str) -> Iterator[tuple[str, str]]:
     for row in rows(text):
-        for path in re.findall(r"`([\w.]+)`", row[0]):
-            yield path, row[1]
+        paths = re.findall(r"`([\w.]+)`", row[0])
+        yield from zip(paths, row[1].split(", ") if len(paths) > 1 else [row[1]], strict=True)
 
 
 @pytest.mark.parametrize(
     ("page", "title", "model"),
-    [(README, "The fields", LoRAFineTuneSpec), (RUN, "Pools", GPUPoolSpec)],
-    ids=["LoRAFineTune", "GPUPool"],
+    [
+        (README, "The fields", LoRAFineTuneSpec),
+        (RUN, "Training", LoRAFineTuneSpec),
+        (RUN, "Seeing what it learns", LoRAFineTuneSpec),
+        (RUN, "Pools", GPUPoolSpec),
+    ],
+    ids=["LoRAFineTune", "training", "pictures", "GPUPool"],
 )
 def test_defaults_in_tables_are_those_of_the_models(page: Path, title: str, model: type[BaseModel]) -> None:
     for path, written in table_of_fields(section(page.read_text(encoding="utf-8"), title)):
@@ -211,7 +217,20 @@ def test_defaults_in_tables_are_those_of_the_models(page: Path, title: str, mode
         found = field(model, path)
         default = None if found.is_required() else found.get_default(call_default_factory=True)
         wanted = "" if default is None or isinstance(default, BaseModel) else default
-        assert written == str(json.loads(json.dumps(wanted)) if wanted is not False else "false"), path
+        assert written == (str(wanted).lower() if isinstance(wanted, bool) else str(wanted)), path
+
+
+def test_every_field_of_the_training_is_in_its_table() -> None:
+    def paths(model: type[BaseModel], above: str) -> Iterator[str]:
+        for one in model.model_fields.values():
+            inner = one.annotation
+            if inspect.isclass(inner) and issubclass(inner, BaseModel):
+                yield from paths(inner, f"{above}{one.alias}.")
+            else:
+                yield f"{above}{one.alias}"
+
+    told = {path for path, _ in table_of_fields(section(RUN.read_text(encoding="utf-8"), "Training"))} - {"spec"}
+    assert told == set(paths(Training, "training."))
 
 
 def test_every_field_of_a_pool_is_in_its_table() -> None:

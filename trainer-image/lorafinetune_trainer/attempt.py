@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.head import CheckpointEntry, Fenced, HeadLost
+from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune.storage import errors
-from lorafinetune_trainer import imports, inputs, places, planning
+from lorafinetune_trainer import imports, inputs, instructions, places, planning
 from lorafinetune_trainer.base import keeper as keepers
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
@@ -24,11 +23,8 @@ from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
     from lorafinetune_trainer.inputs import Inputs
+    from lorafinetune_trainer.saving.saver import Saver
     from lorafinetune_trainer.training.loop import Loop, Progress
-    from lorafinetune_trainer.training.model import Model
-
-EXPORT_GRACE: Final = 5.0
-"""Seconds for which SIGTERM waits while the artifact is being published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,8 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
     standing = ending.standing
     standing.phase = Phase.STARTING
     bucket = places.open_prefix(config)
-    checkpoints = Checkpoints(bucket, bucket.hasty(max(2.0, config.notice_seconds / 4)), config, told.pod_uid)
+    urgent = bucket.hasty(max(2.0, config.notice_seconds / 4))
+    checkpoints = Checkpoints(bucket, urgent, config, told.pod_uid)
     head = checkpoints.claim(told.number, expect_head=told.resume_from is not None)
     ending.reporter = reporter = Reporter(
         run_uid=config.run.uid,
@@ -55,7 +52,8 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         webhook=config.webhook,
         on_stop=lambda reason, message: ending.fail(Failure(ExitCode.FENCED, reason, message)),
     )
-    importing = imports.begin()
+    level = instructions.hold(head.plan.instructions if head.plan is not None else None)
+    importing = imports.begin(config.training)
     found = checkpoints.newest_verified()
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
     reporter.tell(
@@ -69,59 +67,97 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         reporter.tell(EventType.FINISHED, made.step, phase=Phase.EXPORTING, artifact=made)
         return ExitCode.FINISHED
     ending.scratch = scratch = Path(tempfile.mkdtemp(prefix="lorafinetune-", dir=config.scratch))
-    wires = Wires(config, ending, bucket, checkpoints, reporter, scratch)
-    return _train(wires, inputs.gather(wires, importing), found)
+    wires = Wires(config, ending, bucket, urgent, checkpoints, reporter, scratch)
+    return _train(wires, inputs.gather(wires, importing, level), found)
 
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
+    from lorafinetune_trainer import publishing
+    from lorafinetune_trainer.product import initial
+    from lorafinetune_trainer.product import intermediate as intermediates
+    from lorafinetune_trainer.product.intermediate import Intermediate
+    from lorafinetune_trainer.product.product import Product
+    from lorafinetune_trainer.sampling import validation
     from lorafinetune_trainer.saving.saver import Saver
+    from lorafinetune_trainer.telling import steps as telling
     from lorafinetune_trainer.training import model as models
     from lorafinetune_trainer.training.loop import Loop
 
     config, ending, reporter = wires.config, wires.ending, wires.reporter
     training = config.training
-    model = models.load(given.files, training, given.accelerator.device)
+    model = models.load(given.files, training, given.accelerator.device, compiled=given.plan.compiled)
+    if given.initial is not None:
+        initial.put(given.initial, model.weights, training, int(model.unet.config.layers_per_block))
     total = planning.total(given.plan, training)
     loop = Loop(
         model,
         given.samples,
         training,
         dataset_digest=given.dataset_digest,
-        accelerator=given.accelerator,
+        device=given.accelerator.device,
         total=total,
+        micro_batch=given.plan.micro_batch,
     )
     entry = _resume(wires, loop, found)
+    product = Product(
+        config=config,
+        plan=given.plan,
+        images=len(given.samples.instances),
+        steps=total,
+        updates=0,
+        layers_per_block=int(model.unet.config.layers_per_block),
+        captions=tuple((one.captions[0], one.repeats) for one in given.samples.instances),
+        class_images=len(given.samples.classes),
+        prediction=model.prediction,
+    )
+    intermediate = Intermediate(
+        intermediates.chosen(config.checkpoint.keep_intermediate, total),
+        product=product,
+        weights=loop.published,
+        put=wires.checkpoints.put,
+    )
     del found  # its bytes
     # What lives now lives on: the collector need not walk through it again, which would stall the saver's thread.
     gc.collect()
     gc.freeze()
-    saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter)
+    steps = telling.begin(wires, model.unet.config, planning.device(), step=loop.step, total=total)
+
+    def beside(step: int, deadline: float | None) -> None:
+        intermediate.beside(step, deadline)
+        steps.metrics.put(step, deadline)
+
+    saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=beside)
     ending.rescue = saver.rescue
-    keeper = keepers.begin(wires, given.files, given.plan, busy=lambda: saver.busy)
     wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
+    pictures = validation.begin(wires, given, model, loop)
+    if pictures is not None and loop.step < total:
+        pictures.show(loop.step)  # what the attempt before did not come to
 
     def on_step(progress: Progress) -> None:
+        steps.tell(progress)
         ending.hold()
         ending.standing.step = progress.step
-        reporter.tell(
-            EventType.PROGRESS,
-            progress.step,
-            phase=Phase.TRAINING,
-            loss=progress.loss,
-            learning_rate=progress.learning_rate,
-            seconds_per_step=progress.seconds_per_step,
-        )
+        intermediate.take(progress.step)
         if progress.step % config.checkpoint.every_steps == 0 and progress.step < total:
             saver.offer(loop.snapshot(), SaveReason.PERIODIC)
+        if pictures is not None and progress.step < total:
+            pictures.show(progress.step)
 
-    loop.train(on_step)
+    with keepers.keeping(wires, given.files, given.plan, busy=lambda: saver.busy):
+        loop.train(on_step)
+    _save_last(wires, loop, saver)
+    if pictures is not None:
+        pictures.show(loop.step)  # the last weights are safe whatever becomes of them
+    product = replace(product, updates=loop.updates)
+    return publishing.publish(wires, product, loop, intermediate=intermediate, metrics=steps.metrics, pictures=pictures)
+
+
+def _save_last(wires: Wires, loop: Loop, saver: Saver) -> None:
+    """Make the last step durable, if it is not."""
     wires.enter(Phase.SAVING)
-    if ending.standing.durable_step < loop.step:
+    if wires.ending.standing.durable_step < loop.step:
         saver.offer(loop.snapshot(), SaveReason.FINAL)
     saver.drain()
-    if keeper is not None:
-        keeper.stop()
-    return _publish(wires, given, model, loop)
 
 
 def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry | None:
@@ -152,33 +188,3 @@ def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: lis
     if remarks:
         words.append("the bytes may differ from those of an undisturbed run: " + ", ".join(remarks))
     return "; ".join(words)
-
-
-def _publish(wires: Wires, given: Inputs, model: Model, loop: Loop) -> ExitCode:
-    """Make the artifact durable; from here on SIGTERM waits a little."""
-    from lorafinetune_trainer.product import export
-
-    wires.ending.grace = EXPORT_GRACE
-    wires.enter(Phase.EXPORTING)
-    product = export.Product(
-        config=wires.config,
-        plan=given.plan,
-        images=len(given.samples.instances),
-        steps=loop.total,
-        updates=loop.updates,
-        layers_per_block=int(model.unet.config.layers_per_block),
-    )
-    provenance = {
-        "device": planning.device(),
-        **{f"library.{name}": version for name, version in planning.libraries().items()},
-    }
-    run_ = wires.config.run
-    story = f"\nRun {run_.namespace}/{run_.name} ({run_.uid}), finished by attempt {wires.checkpoints.attempt}.\n"
-    files = export.files(loop.published(), product, story=story)
-    entry = wires.checkpoints.publish(loop.step, loop.updates, files, provenance)
-    wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)
-    try:
-        wires.checkpoints.tidy()  # a superseded artifact
-    except (errors.StorageError, Fenced, HeadLost) as error:  # the product is safe; the operator sweeps what is left
-        wires.reporter.note(f"left-overs could not be deleted: {error}")
-    return ExitCode.FINISHED

@@ -8,17 +8,22 @@ import sys
 import threading
 from typing import Final
 
+from lorafinetune.contract.training import Optimizer, Training
+from lorafinetune_trainer import deferred
+
 HEAVY: Final = (
-    "torch",
     "accelerate",
     "diffusers.models.unets.unet_2d_condition",
     "diffusers.schedulers.scheduling_ddpm",
-    "peft",
+    "peft.tuners.lora",
     "lorafinetune_trainer.training.loop",
     "lorafinetune_trainer.training.model",
 )
 UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib")
 """Optional for the libraries, useless to us; absent in the image, but a developer's environment may have them."""
+EIGHT_BIT: Final = "bitsandbytes"
+PACKAGES: Final = ("peft", "peft.tuners", "diffusers.models.unets", "diffusers.models.transformers")
+"""They import every model or method of their kind; we use one module of each."""
 
 
 def settle(scratch: str | None) -> None:
@@ -43,19 +48,38 @@ def settle(scratch: str | None) -> None:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's own way to say: not installed
 
 
-def begin() -> threading.Thread:
-    """Start to import what training needs; join the thread before using any of it."""
+def begin(training: Training) -> threading.Thread:
+    """Start to import what *training* needs; join the thread before using any of it."""
+    if training.optimizer is not Optimizer.ADAMW_8BIT:
+        sys.modules.setdefault(EIGHT_BIT, None)  # type: ignore[arg-type]
     # What both threads would import at the same time comes first: half-imported modules are seen across threads.
     importlib.import_module("PIL.Image")
     importlib.import_module("huggingface_hub")
-    thread = threading.Thread(target=_import_all, name="imports", daemon=True)
+    thread = threading.Thread(target=_import_all, args=(training,), name="imports", daemon=True)
     thread.start()
     return thread
 
 
-def _import_all() -> None:
+def _import_all(training: Training) -> None:
+    try:
+        importlib.import_module("torch")
+        defer(training)
+    except Exception:  # the main thread meets the same error where it can be told
+        return
     for name in HEAVY:
         try:
             importlib.import_module(name)
-        except Exception:  # the main thread meets the same error where it can be told
+        except Exception:  # the same
             return
+
+
+def defer(training: Training) -> None:
+    """Put off what most runs never use; torch must have been imported, the others not yet."""
+    deferred.alone()
+    if not training.compile:
+        deferred.compiler()  # first: looking for a package imports those that it lies in
+        deferred.package("torch._inductor")  # whose settings torch changes when it is told to be deterministic
+        deferred.without("transformers.utils", "is_torch_flex_attn_available")  # an attention that is compiled
+        deferred.without("transformers.utils.import_utils", "is_torch_flex_attn_available")
+    for name in PACKAGES:
+        deferred.package(name)

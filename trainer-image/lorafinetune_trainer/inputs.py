@@ -10,22 +10,28 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lorafinetune.contract import canonical
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
+from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
 from lorafinetune_trainer.base import fetching, supply
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
-from lorafinetune_trainer.conditioning import latents, prompts
+from lorafinetune_trainer.conditioning import classimages, latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
+from lorafinetune_trainer.conditioning.objects import Compute
+from lorafinetune_trainer.conditioning.recipe import Recipe
 from lorafinetune_trainer.conditioning.samples import Samples
+from lorafinetune_trainer.data import buckets, preflight
 from lorafinetune_trainer.data import dataset as datasets
 from lorafinetune_trainer.data.dataset import Dataset
 from lorafinetune_trainer.failure import Failure
+from lorafinetune_trainer.product.initial import fetch as fetch_initial
 from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
@@ -45,18 +51,22 @@ class Inputs:
     dataset_digest: str
     files: Files
     accelerator: Accelerator
+    initial: bytes | None
+    """The LoRA file that the weights begin with, where there is one and no step has been done."""
     remarks: list[str]
     """What may make the bits differ from those of an undisturbed run."""
 
 
-def gather(wires: Wires, importing: threading.Thread) -> Inputs:
-    """Bring everything together; raises Failure for what the user must mend. Joins *importing* before torch is used."""
+def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
+    """Bring everything together; raises Failure for what the user must mend. Joins *importing* before torch is used.
+
+    *level* names the vector instructions that the CPU is held to.
+    """
     config, head = wires.config, wires.checkpoints.head
     pinned = head.conditioning is not None and head.plan is not None
 
     # The data set first: it is small, and what is wrong with it is told before gigabytes are moved.
-    wires.enter(Phase.SCANNING)
-    dataset = datasets.scan(config.dataset, wires.open, decoded=not pinned)
+    dataset, classes = _scan(wires, decoded=not pinned)
 
     wires.enter(Phase.DOWNLOADING)
     means = Means(wires.open, wires.scratch)
@@ -72,6 +82,7 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     )
     vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
     base_model_digest = files.digest(TRAINED)
+    first = fetch_initial(config.training.lora.init_from, wires.open) if not head.checkpoints else None
     importing.join()
 
     from lorafinetune_trainer.training import model
@@ -81,47 +92,104 @@ def gather(wires: Wires, importing: threading.Thread) -> Inputs:
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
+        class_digest=_class_digest(config, classes, base_model_digest),
         base_model_digest=base_model_digest,
-        images=len(dataset.images),
+        initial_lora_digest=canonical.sha256(first) if first is not None else None,
+        images=dataset.shown,
         thread_count=threads,
+        level=level,
     )
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
+        if config.dataset.makes_class_images:
+            digests = [base_model_digest, vae.digest(), files.digest(ENCODERS - {"vae"})]
+            classes = classimages.make(wires, files, vae, accelerator.device, digests=digests)
+            model.release()
         wires.enter(Phase.CONDITIONING)
-        entry = _condition(wires, dataset, files, vae, accelerator.device)
+        entry = _condition(wires, dataset, classes, files, vae=vae, device=accelerator.device)
         head = wires.checkpoints.pin(mine, entry)
         model.release()
     assert head.plan is not None
     assert head.conditioning is not None
     wires.enter(Phase.RESUMING)
     samples = _load(wires, head.conditioning)
-    return Inputs(head.plan, samples, dataset.digest, files, accelerator, remarks)
+    return Inputs(head.plan, samples, dataset.digest, files, accelerator, first, remarks)
 
 
-def _condition(wires: Wires, dataset: Dataset, files: Files, vae: Part, device: torch.device) -> ConditioningEntry:
-    training = wires.config.training
-    recipe = conditioning.Recipe(
-        resolution=training.resolution,
-        flips=training.random_flip,
-        vae_digest=vae.digest(),
-        encoders_digest=files.digest(ENCODERS - {"vae"}),
-    )
+def _class_digest(config: RunConfig, found: Dataset | None, base_model_digest: str) -> str | None:
+    """Return the digest of the class images: of those that were *found*, or of what makes them."""
+    if found is not None:
+        return found.digest
+    return classimages.digest(config, base_model_digest) if config.dataset.makes_class_images else None
+
+
+def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
+    """Return the images that are learnt from, and those of the class where the spec names a place that holds some.
+
+    Where they are *decoded* what is odd about them is told: nothing has cost GPU time yet.
+    """
+    wires.enter(Phase.SCANNING)
+    source, training = wires.config.dataset, wires.config.training
+    dataset = datasets.scan(datasets.instances(source), wires.open, decoded=decoded)
+    asked = datasets.classes(source)
+    classes = datasets.scan(asked, wires.open, decoded=decoded) if asked is not None else None
+    if not decoded:
+        return dataset, classes
+    summaries, remarks = [], []
+    for found, what, which in ((dataset, "images", ""), (classes, "class images", "dataset.classSource: ")):
+        if found is not None:
+            frames = {
+                image.name: buckets.frame(image.size, training.resolution, square=not training.aspect_buckets)
+                for image in found.images
+            }
+            summaries.append(preflight.summary(found, frames, what))
+            remarks += [which + one for one in (*found.remarks, *preflight.odd_shapes(frames))]
+    for remark in remarks:
+        wires.reporter.note(remark)
+    wires.enter(Phase.SCANNING, "; ".join([*summaries, *remarks]))
+    return dataset, classes
+
+
+def _condition(
+    wires: Wires,
+    dataset: Dataset,
+    classes: Dataset | None,
+    files: Files,
+    *,
+    vae: Part,
+    device: torch.device,
+) -> ConditioningEntry:
+    config = wires.config
+    recipe = Recipe(config.training, vae.digest(), files.digest(ENCODERS - {"vae"}))
+    asked = config.validation
+
+    def encode_prompts() -> Compute[tuple[str, ...]]:
+        encoders = prompts.load(files, device)
+        for remark in prompts.remarks(encoders, (image.caption for image in dataset.images)):
+            wires.reporter.note(remark)
+        return prompts.encoder(encoders)
 
     def progress(done: int, total: int) -> None:
         if done == total or done % 10 == 0:
-            message = f"{done} of {total} latents and prompts"
             wires.reporter.tell(
-                EventType.PROGRESS, wires.ending.standing.step, phase=Phase.CONDITIONING, message=message
+                EventType.PROGRESS,
+                wires.ending.standing.step,
+                phase=Phase.CONDITIONING,
+                done=done,
+                total=total,
+                message=f"{done} of {total} latents and prompts",
             )
 
     return conditioning.prepare(
         wires.bucket,
         dataset,
         recipe,
-        encode_image=lambda: latents.encoder(dataset, vae, recipe, device),
-        encode_prompt=lambda: prompts.encoder(prompts.load(files, device)),
-        run_uid=wires.config.run.uid,
+        classes=classes,
+        validation=[*asked.prompts, asked.negative_prompt] if asked is not None else [],
+        encode_cuts=lambda: latents.encoder(vae, device, flips=config.training.random_flip),
+        encode_prompts=encode_prompts,
+        run_uid=config.run.uid,
         attempt=wires.checkpoints.attempt,
         before_put=lambda: wires.checkpoints.check_fence(seconds=FENCE_SECONDS),
         progress=progress,

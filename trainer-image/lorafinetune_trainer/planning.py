@@ -64,19 +64,32 @@ def total(plan: Plan, training: Training) -> int:
     return found
 
 
-def make(config: RunConfig, *, dataset_digest: str, base_model_digest: str, images: int, thread_count: int) -> Plan:
+def make(
+    config: RunConfig,
+    *,
+    dataset_digest: str,
+    base_model_digest: str,
+    images: int,
+    thread_count: int,
+    level: str,
+    class_digest: str | None = None,
+    initial_lora_digest: str | None = None,
+) -> Plan:
     """Return the plan that this attempt would commit."""
     training = config.training
     return Plan(
         config_digest=config.digest(),
         config=config.mathematics(),
         dataset_digest=dataset_digest,
+        class_digest=class_digest,
         base_model_digest=base_model_digest,
+        initial_lora_digest=initial_lora_digest,
         steps=steps(training, images),
         micro_batch=training.micro_batch or training.batch_size,
         precision=training.precision,
         gradient_checkpointing=training.gradient_checkpointing,
         device=device(),
+        instructions=level if device().startswith("cpu") else "",
         threads=thread_count,
         libraries=libraries(),
     )
@@ -105,8 +118,13 @@ def check(plan: Plan, mine: Plan) -> list[str]:
     ]
     if plan.dataset_digest != mine.dataset_digest:
         wrong.append("the images or captions of dataset.source have changed")
+    if plan.class_digest != mine.class_digest:
+        wrong.append("the images or captions of dataset.classSource have changed")
     if plan.base_model_digest != mine.base_model_digest:
         wrong.append("the weights of baseModel.source have changed")
+    # None where a checkpoint has taken its place: it is not even fetched then.
+    if mine.initial_lora_digest is not None and plan.initial_lora_digest != mine.initial_lora_digest:
+        wrong.append("the file of training.lora.initFrom has changed")
     if wrong:
         raise invalid(
             "PlanMismatch",
@@ -120,4 +138,6 @@ def check(plan: Plan, mine: Plan) -> list[str]:
     ]
     if plan.device != mine.device:
         remarks.append(f"{plan.device} became {mine.device}")
+    elif plan.instructions != mine.instructions:
+        remarks.append(f"instructions {plan.instructions or 'of any width'} became {mine.instructions}")
     return remarks

@@ -11,134 +11,17 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from lorafinetune.api.checkpoint import CheckpointSpec
+from lorafinetune.api.inputs import BaseModelSpec, DatasetSpec
+from lorafinetune.api.mathematics import RULES
+from lorafinetune.api.pictures import MetricsSpec, ValidationSpec
+from lorafinetune.api.places import BUCKET, NO_DOTS, PoolName, SecretName, storage_outside
 from lorafinetune.api.words import listed, rule, ruled, worded
 from lorafinetune.contract.model import OpenModel
 from lorafinetune.contract.training import Training
 
-BUCKET = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-FOLDER = r"(/[^/?#\x00-\x1f]+)"
 STORAGE_URI = rf"^{BUCKET}(/[A-Za-z0-9!_.*'()-]+)*/?$"
-DATASET_SOURCE = rf"^({BUCKET}{FOLDER}*/?|{FOLDER}+/?)$"
-HUB_PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-MODEL_SOURCE = rf"^(hf://{HUB_PART}/{HUB_PART}|{BUCKET}{FOLDER}+/?|{FOLDER}+/?)$"
 ENDPOINT = r"^https?://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?$"
-NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-
-NO_DOTS = rule(
-    "!self.split('/').exists(part, part == '.' || part == '..')",
-    "write the path out: parts that are . or .. mean different places to different stores",
-)
-NAME_SENTENCE = (
-    "must be the name of a Kubernetes object: lower-case letters, digits, - and ., beginning and ending with a letter "
-    "or digit"
-)
-MODEL_SENTENCE = (
-    "must be hf://owner/name (a diffusers model on the Hugging Face hub), s3://bucket/prefix/ or an absolute folder of "
-    "the trainer's image such as /models/sdxl"
-)
-
-SecretName = Annotated[str, Field(max_length=253, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]
-PoolName = Annotated[str, Field(max_length=63, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]
-ModelSource = Annotated[
-    str,
-    Field(max_length=1024, pattern=MODEL_SOURCE, json_schema_extra=worded(MODEL_SENTENCE, NO_DOTS)),
-]
-
-
-def _not_inside(member: str, taken_for: str) -> dict[str, str]:
-    """Return the rule that the run must not write where *member* is read from."""
-    folder = f'(self.{member}.endsWith("/") ? self.{member} : self.{member} + "/")'
-    return rule(
-        f'!self.{member}.startsWith("s3://") || !(self.storage.uri + "/").startsWith({folder})',
-        f"spec.storage.uri lies inside spec.{member}, so the run's own files would be taken for {taken_for}: "
-        "choose a prefix beside it, for example s3://bucket/loras/",
-        field_path=".storage.uri",
-    )
-
-
-class BaseModelSpec(OpenModel):
-    """The SDXL model that the LoRA is trained on."""
-
-    model_config = ConfigDict(
-        json_schema_extra=ruled(
-            rule(
-                '!has(self.revision) || self.source.startsWith("hf://")',
-                "spec.baseModel.revision only goes with an hf:// source: remove it, or let source name a model on the "
-                "Hugging Face hub",
-                field_path=".revision",
-            ),
-            rule(
-                '!has(self.credentialsSecret) || self.source.startsWith("hf://") || '
-                '(has(self.vae) && self.vae.startsWith("hf://"))',
-                "spec.baseModel.credentialsSecret is for gated hf:// models: remove it; s3:// sources are read with "
-                "spec.storage.credentialsSecret",
-                field_path=".credentialsSecret",
-            ),
-        )
-    )
-
-    source: ModelSource
-    """Where a diffusers SDXL folder lies: hf://owner/name on the Hugging Face hub, s3://bucket/prefix/ in the run's
-    object store, or a folder of the trainer's image such as /models/sdxl."""
-    revision: (
-        Annotated[
-            str,
-            Field(
-                max_length=128,
-                pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
-                json_schema_extra=worded("must be a commit, tag or branch, such as main or a commit's 40 hex digits"),
-            ),
-        ]
-        | None
-    ) = None
-    """Commit, tag or branch, for hf:// sources. A commit makes the run repeatable. Absent = the default branch."""
-    vae: ModelSource | None = None
-    """Another VAE than the model's own, from the same kinds of places, for example
-    hf://madebyollin/sdxl-vae-fp16-fix. Absent = the model's own."""
-    credentials_secret: SecretName | None = None
-    """Secret in the run's namespace with the key HF_TOKEN, for gated models. It must carry the label
-    lorafinetune.io/storage: "true"."""
-
-
-class DatasetSpec(OpenModel):
-    """The training images."""
-
-    source: Annotated[
-        str,
-        Field(
-            max_length=1024,
-            pattern=DATASET_SOURCE,
-            json_schema_extra=worded(
-                "must be s3://bucket/prefix/ (in the run's object store) or an absolute folder of the trainer's image "
-                "such as /data/images",
-                NO_DOTS,
-            ),
-        ),
-    ]
-    """Where the images lie: s3://bucket/prefix/ in the run's object store, or a folder of the trainer's image. A file
-    beside an image, of the same name but ending in .txt or .caption, is its caption."""
-    instance_prompt: (
-        Annotated[
-            str,
-            Field(
-                max_length=2048,
-                pattern=r"\S",
-                json_schema_extra=worded("must hold words: the caption of images without one, or remove the field"),
-            ),
-        ]
-        | None
-    ) = None
-    """Caption of every image that has no caption file, for example "photo of timberdog". Absent = every image needs a
-    caption file."""
-
-
-class CheckpointSpec(OpenModel):
-    """How often training state is committed. May change at any time; a running attempt keeps what it has."""
-
-    every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
-    """Optimizer steps between two checkpoints: at most this much is lost when a node goes without notice."""
-    keep: Annotated[int, Field(ge=2, le=100)] = 2
-    """Newest checkpoints that are kept while the run lives. Two at least, so that a damaged one has a fallback."""
 
 
 class OnDelete(StrEnum):
@@ -241,15 +124,10 @@ class LoRAFineTuneSpec(OpenModel):
 
     model_config = ConfigDict(
         json_schema_extra=ruled(
-            rule(
-                "!has(self.training.steps) || self.training.steps < 1 "
-                "|| self.training.warmupSteps <= self.training.steps",
-                "spec.training.warmupSteps is more than spec.training.steps, so the learning rate would never reach "
-                "its peak: choose less, usually a tenth of steps",
-                field_path=".training.warmupSteps",
-            ),
-            _not_inside("dataset.source", "training images"),
-            _not_inside("baseModel.source", "parts of the base model"),
+            *RULES,
+            storage_outside("dataset.source", "training images"),
+            storage_outside("dataset.classSource", "class images"),
+            storage_outside("baseModel.source", "parts of the base model"),
         )
     )
 
@@ -261,6 +139,10 @@ class LoRAFineTuneSpec(OpenModel):
     """The mathematics of the run. May not change once the run has started, but for steps, which may be raised."""
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """How often training state is committed, and how much of it is kept."""
+    validation: ValidationSpec | None = None
+    """Pictures that show how the training goes. Absent = none. While there are any, only everySteps may change."""
+    metrics: MetricsSpec = Field(default_factory=MetricsSpec)
+    """What is written down besides events."""
     storage: StorageSpec
     """The S3-compatible bucket that holds checkpoints and the artifact."""
     placement: PlacementSpec = Field(default_factory=PlacementSpec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -83,8 +83,8 @@ class GPU(OpenModel):
         ),
     ] = "nvidia.com/gpu"
     """Name of the extended resource that the device plugin registers."""
-    count: Annotated[int, Field(ge=1, le=1)] = 1
-    """GPUs of one attempt. The trainer uses one."""
+    count: Literal[1] = 1
+    """Must be 1: an attempt trains on one GPU."""
     product: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     """The GPU's product name, for example RTX-4090: pools with equal products are compared in price."""
     memory_gi_b: Annotated[int, Field(ge=1, le=1024)] | None = None

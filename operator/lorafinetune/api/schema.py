@@ -60,6 +60,10 @@ def _convert(node: Schema, defs: dict[str, Schema], path: str, within: tuple[str
             raise UnstructuralError(f"{path}: a pattern needs its sentence, see words.worded")
         rules.insert(0, rule(f"self.matches({json.dumps(node.pop('pattern'))})", sentence))
     made = {key: value for key, value in node.items() if key not in NOISE}
+    if made.get("type") == "integer" and "const" in made:
+        # As an enum, or an integer, other numbers would be refused without a word: its description says why it is so.
+        made["type"] = "number"
+        rules.append(rule(f"self == {made.pop('const')}.0", " ".join(made["description"].split())))
     _put_in_words_of_the_server(made)
     if unknown := sorted(set(made) - PLAIN):
         raise UnstructuralError(f"{path}: {', '.join(unknown)} has no place in a structural schema")

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lorafinetune.contract.model import OpenModel
 
-MAX_FILES = 4096
+MAX_FILES = 8192
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

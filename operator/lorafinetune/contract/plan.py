@@ -19,6 +19,9 @@ class Plan(OpenModel):
     config: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     """Those fields, flattened, so that a refusal can say which one differs."""
     dataset_digest: Sha256
+    """Over contents, captions and repeats of the images, whatever their names."""
+    class_digest: Sha256 | None = None
+    """The same of the class images that ``dataset.classSource`` names."""
     base_model_digest: Sha256
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     """Optimizer steps, where the config gives none: from epochs or the size of the data set."""

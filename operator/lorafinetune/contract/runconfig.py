@@ -28,6 +28,8 @@ HUB_TOKEN: Final = "HF_TOKEN"
 
 MAX_INTERMEDIATE: Final = 64
 """LoRAs of chosen steps that one run keeps."""
+MAX_PICTURED: Final = 64
+"""Steps of one run that get validation pictures."""
 CLASS_IMAGES: Final = 100
 """Class images that are made where their number is not given."""
 

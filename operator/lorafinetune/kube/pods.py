@@ -61,11 +61,14 @@ def run_config(run: RunSeen, spec: LoRAFineTuneSpec, trainer: Trainer) -> runcon
             source=spec.base_model.source,
             revision=spec.base_model.revision,
             vae=spec.base_model.vae,
+            cache=spec.base_model.cache,
             hub_credentials=runconfig.HUB_CREDENTIALS if spec.base_model.credentials_secret else None,
         ),
-        dataset=runconfig.Dataset(source=spec.dataset.source, instance_prompt=spec.dataset.instance_prompt),
+        dataset=runconfig.Dataset.model_validate(spec.dataset.to_json()),
         training=spec.training,
-        checkpoint=runconfig.Checkpointing(every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep),
+        checkpoint=runconfig.Checkpointing.model_validate(spec.checkpoint.to_json()),
+        validation=runconfig.Validation.model_validate(spec.validation.to_json()) if spec.validation else None,
+        metrics=runconfig.Metrics.model_validate(spec.metrics.to_json()),
         storage=runconfig.Storage(
             uri=storage.uri,
             endpoint=storage.endpoint,
@@ -83,7 +86,8 @@ def build(run: RunSeen, spec: LoRAFineTuneSpec, create: CreatePod, trainer: Trai
     config = canonical.encode(run_config(run, spec, trainer).to_json()).decode()
     if len(config.encode()) > runconfig.MAX_RUN_CONFIG_BYTES:
         raise ValueError(
-            f"the run config has more than {runconfig.MAX_RUN_CONFIG_BYTES} bytes: shorten dataset.instancePrompt"
+            f"the run config has more than {runconfig.MAX_RUN_CONFIG_BYTES} bytes: "
+            "shorten dataset.instancePrompt, dataset.classPrompt or validation.prompts"
         )
     arguments = ["--attempt", str(create.attempt)]
     if create.resume_from is not None:

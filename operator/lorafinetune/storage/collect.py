@@ -7,6 +7,7 @@ finds no mark either.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,8 +18,8 @@ from lorafinetune.storage import head as store
 from lorafinetune.storage import inventory
 from lorafinetune.storage.bucket import Bucket
 
-LEFT_LOOKED_AT: Final = 1000
-"""Keys of an unmarked prefix that are looked at, at most. An artifact has far fewer."""
+LEFT_LOOKED_AT: Final = 5000
+"""Keys of an unmarked prefix that are looked at, at most. An artifact with all that can be in it has far fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,11 @@ def collect(bucket: Bucket, *, run_uid: str, attempt: int, keep_artifact: bool) 
 
 
 def prune(bucket: Bucket, *, run_uid: str) -> Collected:
-    """After success, keep head, owner mark and artifact: checkpoints, conditioning and what attempts left go."""
+    """After success, keep head, owner mark and artifact: checkpoints, conditioning and all else of the run go.
+
+    So do the base model's copy, intermediate LoRAs, pictures and figures (``layout``'s other folders): what of them
+    belongs to the product has been published in the artifact's folder.
+    """
     if not is_ours(bucket, run_uid):
         return _foreign(bucket, run_uid, keep_artifact=True)
 
@@ -88,12 +93,20 @@ def _clear(bucket: Bucket, head: Head, *, keep_artifact: bool) -> Collected:
     def stays(key: str) -> bool:
         return key in (layout.HEAD, layout.OWNER) or (kept is not None and key.startswith(kept))
 
-    keys = [one.key for one in bucket.walk()]
-    garbage = [key for key in keys if not stays(key)]
-    deleted = bucket.delete(garbage)
+    staying = 0
+
+    def garbage() -> Iterator[str]:
+        nonlocal staying
+        for one in bucket.walk():  # page by page: a run may have more objects than should be held at once
+            if not stays(one.key):
+                yield one.key
+            elif one.key not in (layout.HEAD, layout.OWNER):
+                staying += 1
+
+    deleted = bucket.delete(garbage())
     if bucket.is_versioned():
         bucket.delete_versions(lambda key: not stays(key))  # a deleted object still costs its bytes there
-    return Collected(deleted, kept=sum(kept is not None and key.startswith(kept) for key in keys))
+    return Collected(deleted, kept=staying)
 
 
 def _foreign(bucket: Bucket, run_uid: str, *, keep_artifact: bool) -> Collected:

@@ -16,7 +16,7 @@ RACERS: Final = 8
 
 
 class EmptyDataset(errors.StorageError):
-    """There is no image below the data set's prefix."""
+    """There is no image below a data set's prefix."""
 
     reason = "EmptyDataset"
 
@@ -57,16 +57,18 @@ def _key(bucket: Bucket) -> str:
     return key
 
 
-def count_images(bucket: Bucket) -> int:
-    """Return the number of image files (by name) among the first keys of a data set; raises EmptyDataset if none."""
+def count_images(bucket: Bucket, field: str = "dataset.source") -> int:
+    """Return the number of image files (by name) among the first keys of the place that *field* names.
+
+    Raises EmptyDataset if there is none.
+    """
     looked, images = 0, 0
     for looked, listed in enumerate(bucket.walk(limit=LOOKED_AT), start=1):  # noqa: B007 - told below
         images += listed.key.lower().endswith(IMAGE_SUFFIXES)
     if not images:
         what = f"{looked} objects, but no image" if looked else "nothing"
         raise EmptyDataset(
-            f"dataset.source {bucket.uri()} holds {what}: "
-            f"put {', '.join(IMAGE_SUFFIXES[:4])} files there, or mend the URI"
+            f"{field} {bucket.uri()} holds {what}: put {', '.join(IMAGE_SUFFIXES[:4])} files there, or mend the URI"
         )
     return images
 

@@ -48,11 +48,14 @@ def test_a_damaged_folder_does_not(damage: Callable[[Bucket], object], words: st
 
 @pytest.fixture
 def run(bucket: Bucket) -> Bucket:
-    """A run with two checkpoints, conditioning, garbage, left-overs and two artifacts, one of them named."""
+    """A run with all that one can have; of its two artifacts one is named."""
     stored.mark_owner(bucket, stored.Owner(run_uid=UID))
     for folder in ("checkpoints/1-10/", "checkpoints/1-20/", "checkpoints/1-5/", "artifacts/1/", "artifacts/2/"):
         put(bucket, folder, state=b"x")
     bucket.put("conditioning/abc", b"latents")
+    for folder in (layout.BASE, layout.INTERMEDIATE, layout.SAMPLES, layout.METRICS):
+        bucket.put(f"{folder}1/a", b"of a living run")
+        bucket.put(f"artifacts/2/{folder}a", b"published with the product")
     entries = [CheckpointEntry(attempt=1, step=step, manifest_sha256="0" * 64) for step in (10, 20)]
     artifact = ArtifactEntry(attempt=2, step=20, manifest_sha256="0" * 64)
     head = Head(
@@ -66,13 +69,20 @@ def keys(bucket: Bucket) -> list[str]:
     return [one.key for one in bucket.walk()]
 
 
-ARTIFACT = ["artifacts/2/manifest.json", "artifacts/2/state"]
+ARTIFACT = [
+    "artifacts/2/base/a",
+    "artifacts/2/intermediate/a",
+    "artifacts/2/manifest.json",
+    "artifacts/2/metrics/a",
+    "artifacts/2/samples/a",
+    "artifacts/2/state",
+]
 
 
 def test_after_success_the_product_head_and_mark_stay(run: Bucket) -> None:
     done = collect.prune(run, run_uid=UID)
     assert keys(run) == [*ARTIFACT, layout.HEAD, layout.OWNER]
-    assert done.kept == 2
+    assert done.kept == len(ARTIFACT)
     head = stored.read(run).head
     assert head is not None
     assert (head.checkpoints, head.garbage, head.conditioning) == ([], [], None)
@@ -89,7 +99,23 @@ def test_delete(keep: bool, run: Bucket) -> None:
     put(run, "checkpoints/2-30/", state=b"of a zombie")
     done = collect.collect(run, run_uid=UID, attempt=3, keep_artifact=keep)
     assert keys(run) == (ARTIFACT if keep else [])
-    assert done.kept == (2 if keep else 0)
+    assert done.kept == (len(ARTIFACT) if keep else 0)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_run_of_many_pages_is_collected_page_by_page(
+    keep: bool, run: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is deleted while it is being listed must not make the listing miss the rest."""
+    monkeypatch.setattr("lorafinetune.storage.bucket.PAGE", 3)
+    monkeypatch.setattr("lorafinetune.storage.bucket.DELETE_BATCH", 2)
+    for number in range(20):
+        run.put(f"{layout.SAMPLES}{number:03}.png", b"picture")
+        run.put(f"{layout.METRICS}{number:03}.jsonl", b"{}")
+    before = len(keys(run))
+    done = collect.collect(run, run_uid=UID, attempt=3, keep_artifact=keep)
+    assert keys(run) == (ARTIFACT if keep else [])
+    assert done.deleted == before - done.kept
 
 
 def test_what_is_not_ours_is_not_touched(run: Bucket) -> None:
@@ -155,3 +181,7 @@ def test_images_are_counted(bucket: Bucket) -> None:
         probe.count_images(bucket)
     bucket.put("cat.JPG", b"")
     assert probe.count_images(bucket) == 1
+    with pytest.raises(probe.EmptyDataset, match=r"dataset[.]classSource s3://\S+dogs/ holds nothing"):
+        probe.count_images(
+            bucket.at(layout.Location(bucket.location.bucket, bucket.location.key + "dogs/")), "dataset.classSource"
+        )

@@ -11,6 +11,8 @@ import pytest
 
 from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.contract import layout
+from lorafinetune.contract.head import ArtifactEntry, Head
+from lorafinetune.contract.plan import Plan
 from lorafinetune.engine.decision import Job
 from lorafinetune.engine.observation import RunSeen
 from lorafinetune.jobs import SECRET_LABEL, Jobs
@@ -33,6 +35,12 @@ def spec(endpoint: str) -> LoRAFineTuneSpec:
         "onDelete": "DeleteAll",
     }
     return LoRAFineTuneSpec.model_validate(MINIMAL["spec"] | {"storage": storage})
+
+
+PLAN = Plan(
+    config_digest="0" * 64, dataset_digest="0" * 64, base_model_digest="0" * 64, steps=30, micro_batch=1,
+    precision="fp32", gradient_checkpointing=False, device="cpu", threads=1,
+)  # fmt: skip
 
 
 def place(s3: Access) -> Bucket:
@@ -137,3 +145,57 @@ async def test_a_prefix_that_was_emptied_after_success_stays_so(jobs: Jobs, s3: 
     jobs.start(Job.PRUNE, RUN, spec(s3.endpoint), attempt=3)
     await until(lambda: jobs.seen(RUN.uid).pruned, "it has an answer", 10)
     assert [one.key for one in prefix.walk()] == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "spec_steps", "artifact", "ok", "steps"),
+    [
+        pytest.param(PLAN, None, 30, True, 30, id="as many as the plan says"),
+        pytest.param(PLAN, None, 20, False, 30, id="fewer than the plan says"),
+        pytest.param(PLAN, 20, 20, True, 20, id="the spec comes before the plan"),
+        pytest.param(None, None, 20, True, 20, id="a head that was made anew has no plan"),
+        pytest.param(PLAN, None, None, False, 30, id="none at all"),
+        pytest.param(None, None, None, False, 0, id="none, and nobody knows"),
+    ],
+)
+async def test_an_artifact_must_have_the_steps_of_spec_or_plan(
+    plan: Plan | None, spec_steps: int | None, artifact: int | None, ok: bool, steps: int, jobs: Jobs, s3: Access
+) -> None:
+    bucket, run = place(s3), spec(s3.endpoint)
+    if spec_steps is not None:
+        run = run.model_copy(update={"training": run.training.model_copy(update={"steps": spec_steps})})
+    entry = None
+    if artifact is not None:
+        said = {"kind": "artifact", "run_uid": RUN.uid, "attempt": 1, "step": artifact, "updates": artifact}
+        sha256 = put_files(bucket, layout.artifact(1), {layout.LORA: b"x"}, **said)
+        entry = ArtifactEntry(attempt=1, step=artifact, manifest_sha256=sha256)
+    stored.change(bucket, lambda _: Head(run_uid=RUN.uid, attempt=1, pod_uid="p", plan=plan, artifact=entry))
+    try:
+        for job in (Job.READ, Job.VERIFY):
+            jobs.start(job, RUN, run, attempt=1)
+        await until(lambda: jobs.seen(RUN.uid).artifact and jobs.seen(RUN.uid).read, "both have answers", 10)
+        found = jobs.seen(RUN.uid)
+        assert found.planned_steps == (plan.steps if plan else None)
+        assert found.artifact is not None
+        assert (found.artifact.ok, found.artifact.steps) == (ok, steps), found.artifact.message
+    finally:
+        bucket.delete([one.key for one in bucket.walk()])
+
+
+async def test_a_class_set_without_images_is_found_before_a_gpu_is_paid_for(jobs: Jobs, s3: Access) -> None:
+    run, base = spec(s3.endpoint), f"s3://{BUCKET}/sets/"
+    s3.bucket(base).put("timber/a.png", b"")
+    sources = {"source": f"{base}timber/", "class_source": f"{base}dogs/"}
+    run = run.model_copy(update={"dataset": run.dataset.model_copy(update=sources)})
+    jobs.start(Job.CHECK, RUN, run, attempt=0)
+    await until(lambda: jobs.seen(RUN.uid).checked, "it has an answer", 20)
+    checked = jobs.seen(RUN.uid).checked
+    assert checked is not None
+    assert (checked.ok, checked.reason) == (False, "EmptyDataset")
+    assert "dataset.classSource" in checked.message
+    s3.bucket(base).put("dogs/a.png", b"")
+    jobs.start(Job.CHECK, RUN, run, attempt=0)
+    await until(lambda: (seen := jobs.seen(RUN.uid).checked) and seen.ok, "it is good now", 20)
+    checked = jobs.seen(RUN.uid).checked
+    assert checked is not None
+    assert "the data set holds 1 images, the class set holds 1 images" in checked.message

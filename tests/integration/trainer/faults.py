@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 HANG_SECONDS = 60
+PIECE = 64 * 1024
 
 
 class Kind(StrEnum):
@@ -48,6 +49,25 @@ class Fault:
     """Writes an object whatever its condition says, given key and body, and returns its ETag."""
 
 
+class Link:
+    """A link of limited speed, shared by all connections."""
+
+    def __init__(self) -> None:
+        self.bytes_per_second = 0.0
+        """0: without a limit."""
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    def carry(self, count: int) -> None:
+        """Return when *count* bytes have passed."""
+        if not self.bytes_per_second:
+            return
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic()) + count / self.bytes_per_second
+            wait = self._free_at - time.monotonic()
+        time.sleep(max(0.0, wait))
+
+
 @dataclass
 class Proxy:
     """The running proxy."""
@@ -57,6 +77,8 @@ class Proxy:
     happened: list[Kind] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
     let_go: threading.Event = field(default_factory=threading.Event)
+    link: Link = field(default_factory=Link)
+    """What clients send goes through it."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next_fault(self, method: str, path: str, body: bytes, headers: set[str]) -> Fault | None:
@@ -89,7 +111,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
             pass
 
         def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            body = self.receive(int(self.headers.get("Content-Length", "0")))
             fault = state.next_fault(
                 self.command, urlsplit(self.path).path, body, {name.lower() for name in self.headers}
             )
@@ -126,6 +148,18 @@ def proxy(upstream: str) -> Iterator[Proxy]:
                 self.reply(status, headers, content)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+        def receive(self, left: int) -> bytes:
+            pieces = []
+            while left:
+                piece = self.rfile.read(min(left, PIECE))
+                if not piece:
+                    self.close_connection = True
+                    raise ConnectionError("the client closed the connection in the middle of a body")
+                state.link.carry(len(piece))
+                pieces.append(piece)
+                left -= len(piece)
+            return b"".join(pieces)
 
         def forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
             connection = http.client.HTTPConnection(host, timeout=30)

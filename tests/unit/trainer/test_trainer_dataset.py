@@ -1,8 +1,8 @@
-"""Images and captions as they are found in a folder."""
+"""Images and captions as they are found in a folder, and what is wrong or odd about them."""
 
 from __future__ import annotations
 
-import io
+import os
 from pathlib import Path
 
 import pytest
@@ -11,125 +11,178 @@ from PIL import Image
 from lorafinetune.contract.runconfig import Dataset as Source
 from lorafinetune_trainer.data import dataset
 from lorafinetune_trainer.failure import Failure
-
-
-def picture(color: str = "red", size: tuple[int, int] = (8, 6), kind: str = "PNG", **save: object) -> bytes:
-    target = io.BytesIO()
-    Image.new("RGB", size, color).save(target, kind, **save)
-    return target.getvalue()
-
-
-def fill(folder: Path, **files: bytes | str) -> Path:
-    for name, content in files.items():
-        path = folder / name.replace("__", ".").replace("_S_", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return folder
+from tests.unit.trainer.image_files import fill, picture
 
 
 def scan(folder: Path, prompt: str | None = "a photo", **options: bool) -> dataset.Dataset:
-    return dataset.scan(
-        Source(source=str(folder), instance_prompt=prompt), lambda _: pytest.fail("no bucket"), **options
-    )
+    asked = dataset.instances(Source(source=str(folder), instance_prompt=prompt))
+    return dataset.scan(asked, lambda _: pytest.fail("no bucket"), **options)
 
 
-def test_sorted_by_name_with_captions_from_wherever_they_are(tmp_path: Path) -> None:
+def refused(folder: Path, prompt: str | None = "a photo") -> Failure:
+    with pytest.raises(Failure) as caught:
+        scan(folder, prompt)
+    assert caught.value.code == 78
+    return caught.value
+
+
+def test_captions_are_found_wherever_they_are(tmp_path: Path) -> None:
     lines = '{"file_name": "c.png", "text": "by metadata"}\n\n{"file_name": "b.png", "text": "not this one"}\n'
     folder = fill(
         tmp_path,
-        b__png=picture(),
-        a__JPG=picture(kind="JPEG"),
-        c__png=picture("blue"),
-        sub_S_d__webp=picture(kind="WEBP"),
-        b__txt="\ufeffby sidecar\n",
-        sub_S_d__caption=" by caption file ",
-        metadata__jsonl=lines,
-        notes__md="ignored",
+        {
+            "b.png": picture("blue"),
+            "a.JPG": picture(kind="JPEG"),
+            "c.png": picture("green"),
+            "sub/d.webp": picture(kind="WEBP"),
+            "b.txt": "\ufeffby sidecar\n",
+            "sub/d.caption": " by caption file ",
+            "metadata.jsonl": lines,
+            "notes.md": "ignored",
+            ".hidden.png": b"ignored",
+            "20_sks dog/e.png": picture("red"),
+            "20_sks dog/f.png": picture("white"),
+            "20_sks dog/f.txt": "its own",
+        },
     )
-    fill(tmp_path, **{".hidden.png": b"ignored"})
     found = scan(folder)
-    assert [(one.name, one.caption) for one in found.images] == [
-        ("a.JPG", "a photo"),
-        ("b.png", "by sidecar"),
-        ("c.png", "by metadata"),
-        ("sub/d.webp", "by caption file"),
+    assert sorted((one.name, one.caption, one.repeats) for one in found.images) == [
+        ("20_sks dog/e.png", "sks dog", 20),
+        ("20_sks dog/f.png", "its own", 20),
+        ("a.JPG", "a photo", 1),
+        ("b.png", "by sidecar", 1),
+        ("c.png", "by metadata", 1),
+        ("sub/d.webp", "by caption file", 1),
     ]
+    assert found.shown == 44
+    assert {one.size for one in found.images} == {(40, 34)}
 
 
-def test_the_digest_knows_names_contents_and_captions_and_nothing_else(tmp_path: Path) -> None:
-    first = fill(tmp_path / "1", a__png=picture(), b__png=picture("blue"))
-    same = fill(tmp_path / "2", b__png=picture("blue"), a__png=picture(), notes__md="other")
+def test_the_digest_knows_contents_captions_and_repeats_and_nothing_else(tmp_path: Path) -> None:
+    red, blue = picture(), picture("blue")
+    first = fill(tmp_path / "1", {"a.png": red, "b.png": blue})
+    same = fill(tmp_path / "2", {"z.png": red, "sub/y.png": blue, "notes.md": "other"})
     assert scan(first).digest == scan(same).digest == scan(same, decoded=False).digest
+    contents = [[one.sha256 for one in scan(folder).images] for folder in (first, same)]
+    assert contents[0] == contents[1], "a renamed file keeps its place"
     others = [
-        fill(tmp_path / "3", a__png=picture(), c__png=picture("blue")),
-        fill(tmp_path / "4", a__png=picture(), b__png=picture("green")),
-        fill(tmp_path / "5", a__png=picture(), b__png=picture("blue"), b__txt="a caption"),
-        fill(tmp_path / "6", a__png=picture()),
+        fill(tmp_path / "3", {"a.png": red, "b.png": picture("green")}),
+        fill(tmp_path / "4", {"a.png": red, "b.png": blue, "b.txt": "a caption"}),
+        fill(tmp_path / "5", {"a.png": red}),
+        fill(tmp_path / "6", {"2_x/a.png": red, "2_x/a.txt": "a photo", "b.png": blue}),
     ]
     assert len({scan(folder).digest for folder in [first, *others]}) == 5
     assert scan(first, "another prompt").digest != scan(first).digest
-
-
-def test_pictures_are_upright_and_rgb_on_white(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    clear = io.BytesIO()
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(clear, "PNG")
-    grey = io.BytesIO()
-    Image.new("L", (4, 4), 7).save(grey, "PNG")
-    folder = fill(
-        tmp_path, turned__jpg=picture(kind="JPEG", exif=exif), clear__png=clear.getvalue(), grey__png=grey.getvalue()
-    )
-    found = scan(folder)
-    pictures = {image.name: found.picture(image) for image in found.images}
-    assert pictures["turned.jpg"].size == (6, 8)
-    assert {one.mode for one in pictures.values()} == {"RGB"}
-    assert pictures["clear.png"].getpixel((0, 0)) == (255, 255, 255)
-    assert pictures["grey.png"].getpixel((0, 0)) == (7, 7, 7)
 
 
 @pytest.mark.parametrize(
     ("files", "reason", "words"),
     [
         ({}, "EmptyDataset", "nothing lies there"),
-        ({"notes__txt": "hello"}, "EmptyDataset", "1 other files"),
-        ({"cat__png": b"this is no picture"}, "UndecodableImage", "cat.png"),
-        ({"cat__png": picture()[:45]}, "UndecodableImage", "cat.png"),
-        ({"cat__png": b""}, "UndecodableImage", "cat.png"),
-        ({"a__png": picture(), "cat__heic": b"x"}, "UndecodableImage", "convert it to JPEG or PNG"),
-        ({"cat__png": picture(), "cat__txt": b"\xff\xfe\x00\xd8"}, "InvalidCaption", "cat.txt is not UTF-8"),
-        ({"cat__png": picture(), "metadata__jsonl": "[1]\n"}, "InvalidMetadata", "metadata.jsonl line 1"),
-        ({"cat__png": picture(), "cat__txt": "x" * 5000}, "CaptionTooLong", "cat.png"),
+        ({"notes.md": "hello"}, "EmptyDataset", "1 other files"),
+        ({"cat.txt": "hello"}, "EmptyDataset", "captions without images: cat.txt"),
+        ({"cat.png": b"this is no picture"}, "UndecodableImage", "cat.png"),
+        ({"cat.png": b""}, "UndecodableImage", "cat.png"),
+        ({"a.png": picture(), "cat.heic": b"x"}, "UndecodableImage", "convert it to JPEG or PNG"),
+        ({"cat.png": picture(), "cat.txt": b"\xff\xfe\x00\xd8"}, "InvalidCaption", "cat.txt is not UTF-8"),
+        ({"cat.png": picture(), "metadata.jsonl": "[1]\n"}, "InvalidMetadata", "metadata.jsonl line 1"),
+        ({"cat.png": picture(), "x/metadata.jsonl": "\n{}\n"}, "InvalidMetadata", "x/metadata.jsonl line 2"),
+        ({"cat.png": picture(), "cat.txt": "x" * 5000}, "CaptionTooLong", "cat.png"),
     ],
 )
-def test_what_is_wrong_is_named(files: dict[str, bytes], reason: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(Failure) as caught:
-        scan(fill(tmp_path, **files))
-    assert caught.value.reason == reason
-    assert caught.value.code == 78
-    assert words in caught.value.message
+def test_what_is_wrong_is_named(files: dict[str, bytes | str], reason: str, words: str, tmp_path: Path) -> None:
+    failure = refused(fill(tmp_path, files))
+    assert failure.reason == reason
+    assert words in failure.message
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {"a.png": picture(), "b.png": b"no", "c.gif": picture(kind="GIF", size=(8, 8))}
+    failure = refused(fill(tmp_path / "few", {**files, "d.png": picture(), "d.txt": b"\xff"}))
+    assert failure.reason == "UndecodableImage"
+    assert failure.message.startswith("3 files cannot be used: b.png cannot be read")
+    assert "c.gif has 8 x 8 pixels" in failure.message
+    assert "d.txt is not UTF-8" in failure.message
+    many = refused(fill(tmp_path / "many", {f"{number:03}.png": b"no" for number in range(40)}))
+    told = many.message.count("cannot be read")
+    assert 3 < told < 40
+    assert many.message.endswith(f"; and {40 - told} more")
+    assert len(many.message) <= 1024
 
 
 def test_an_image_without_any_caption(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match=r"a\.png has no caption: set dataset\.instancePrompt, or put a\.txt") as caught:
-        scan(fill(tmp_path, a__png=picture(), a__txt="  \n"), None)
-    assert caught.value.reason == "MissingCaption"
+    failure = refused(fill(tmp_path, {"a.png": picture(), "a.txt": "  \n", "b.png": picture()}), None)
+    assert failure.reason == "MissingCaption"
+    assert "a.png has no caption: set dataset.instancePrompt, or put a.txt" in failure.message
+    assert "b.png has no caption" in failure.message
+
+
+def test_class_images_need_a_prompt(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": picture()})
+    assert dataset.classes(Source(source="/")) is None
+    asked = dataset.classes(Source(source="/", class_source=str(tmp_path)))
+    assert asked is not None
+    with pytest.raises(Failure, match=r"a\.png has no caption: set dataset\.classPrompt") as caught:
+        dataset.scan(asked, lambda _: pytest.fail("no bucket"))
+    assert caught.value.reason == "MissingClassPrompt"
+    asked = dataset.classes(Source(source="/", class_source=str(tmp_path), class_prompt="a dog"))
+    assert asked is not None
+    assert dataset.scan(asked, lambda _: pytest.fail("no bucket")).images[0].caption == "a dog"
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="is not a folder"):
-        scan(tmp_path / "none")
+    failure = refused(tmp_path / "none")
+    assert "is not a folder" in failure.message
 
 
-def test_an_image_that_changes_while_it_is_read(tmp_path: Path) -> None:
-    found = scan(fill(tmp_path, a__png=picture()))
-    fill(tmp_path, a__png=picture("blue"))
+def test_an_image_that_changes_or_vanishes_while_it_is_read(tmp_path: Path) -> None:
+    found = scan(fill(tmp_path, {"a.png": picture()}))
+    fill(tmp_path, {"a.png": picture("blue")})
     with pytest.raises(Failure, match=r"a\.png changed") as caught:
+        found.picture(found.images[0])
+    assert caught.value.reason == "DatasetChanged"
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(Failure, match=r"a\.png vanished") as caught:
         found.picture(found.images[0])
     assert caught.value.reason == "DatasetChanged"
 
 
-def test_a_picture_that_is_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(Failure, match="DecompressionBomb"):
-        scan(fill(tmp_path, a__png=picture(size=(8, 8))))
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(picture())
+    failure = refused(tmp_path)
+    assert failure.reason == "InvalidFileName"
+    assert "rename it" in failure.message
+    failure.message.encode()
+
+
+def test_twins_and_captions_without_an_image_are_remarked(tmp_path: Path) -> None:
+    again = picture(kind="PNG", compress_level=0)
+    folder = fill(
+        tmp_path,
+        {
+            "a.png": picture(),
+            "b.png": again,
+            "sub/a.png": picture(),
+            "c.png": picture("blue"),
+            "lost.txt": "words",
+            "metadata.jsonl": '{"file_name": "gone.png", "text": "words"}',
+        },
+    )
+    assert picture() != again
+    assert scan(folder).remarks == (
+        "the same picture lies there more than once, and is shown as often: a.png = b.png = sub/a.png",
+        "captions without an image: gone.png (in metadata.jsonl), lost.txt",
+    )
+    assert scan(folder, decoded=False).remarks == ()
+    assert scan(fill(tmp_path / "good", {"a.png": picture(), "b.png": picture("blue")})).remarks == ()
+
+
+def test_a_picture_that_is_a_bomb_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = picture(size=(20_000, 20_000), mode="1")
+    assert len(bomb) < 200_000
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+    failure = refused(fill(tmp_path, {"a.png": bomb}))
+    assert failure.reason == "HugeImage"
+    assert "a.png has 20000 x 20000 pixels" in failure.message

@@ -1,146 +1,173 @@
-"""The names and scales of the exported LoRA, on the real SDXL's UNet (without its weights) and on made-up matrices."""
+"""The exported files on made-up matrices: scales, headers, the model card and its curve."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import Counter
-from typing import Any
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from lorafinetune.contract.plan import Plan
-from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune.contract.training import Training
-from lorafinetune_trainer.product import export
+from lorafinetune_trainer.product import card, curve, diffusers, export, header, kohya
 from lorafinetune_trainer.saving import state
-from lorafinetune_trainer.training import model
+from tests.unit.trainer.product import MODULE, product, weights
 
-SDXL: dict[str, Any] = {
-    "act_fn": "silu",
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "attention_head_dim": [5, 10, 20],
-    "block_out_channels": [320, 640, 1280],
-    "cross_attention_dim": 2048,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "layers_per_block": 2,
-    "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128,
-    "transformer_layers_per_block": [1, 2, 10],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "use_linear_projection": True,
-}
-"""The config of stabilityai/stable-diffusion-xl-base-1.0's UNet."""
+WEIGHTS = weights()
+A, B = f"unet.{MODULE}.lora_A.weight", f"unet.{MODULE}.lora_B.weight"
+KOHYA = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+HISTORY = card.History("team/one", "uid-of-one", 3, {"Training": 61.4, "Saving": 2.0})
 
 
-def product(*, name: str = "one", alpha: float = 8, **training: Any) -> export.Product:
-    config = RunConfig.model_validate(
-        {
-            "run": {"name": name, "uid": f"uid-of-{name}"},
-            "baseModel": {"source": f"/somewhere/{name}"},
-            "dataset": {"source": "/photos", "instancePrompt": "a photo of | sks dog"},
-            "training": {"lora": {"rank": 4, "alpha": alpha}, **training},
-            "storage": {"uri": f"s3://{name}/"},
-        }
-    )
-    plan = Plan(
-        config_digest="c" * 64,
-        dataset_digest="d" * 64,
-        base_model_digest="b" * 64,
-        micro_batch=1,
-        precision="bf16",
-        gradient_checkpointing=False,
-        device=f"GPU of {name}",
-        threads=3,
-    )
-    return export.Product(config=config, plan=plan, images=12, steps=500, updates=499, layers_per_block=2)
-
-
-@pytest.fixture(scope="module")
-def real_names() -> dict[str, torch.Size]:
-    """Names and shapes of the adapter's matrices on the real SDXL."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**SDXL)
-        weights = model.add_adapter(unet, Training.model_validate({"lora": {"rank": 4}}), initialise=False)
-    return {name: weight.shape for name, weight in weights.items()}
-
-
-def test_the_real_sdxl_has_1120_matrices(real_names: dict[str, torch.Size]) -> None:
-    assert len(real_names) == 1120
-    assert sum(shape.numel() for shape in real_names.values()) == 5_806_080
-
-
-def test_kohyas_names_on_the_real_sdxl(real_names: dict[str, torch.Size]) -> None:
-    weights = {name: torch.zeros(1) for name in real_names}
-    names = set(export.kohya_weights(weights, product()))
-    assert len(names) == 1680
-    modules = {name.split(".")[0] for name in names}
-    assert len(modules) == 560
-    blocks = Counter("_".join(module.split("_")[2:6]) for module in modules if "middle" not in module)
-    # Two transformer layers in the 640 wide blocks, ten in the 1280 wide ones, eight modules in each.
-    assert blocks == {
-        **{f"input_blocks_{block}_1": 16 for block in (4, 5)},
-        **{f"input_blocks_{block}_1": 80 for block in (7, 8)},
-        **{f"output_blocks_{block}_1": 80 for block in (0, 1, 2)},
-        **{f"output_blocks_{block}_1": 16 for block in (3, 4, 5)},
-    }
-    assert sum(module.startswith("lora_unet_middle_block_1_transformer_blocks_") for module in modules) == 80
-    assert "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight" in names
-    assert "lora_unet_output_blocks_5_1_transformer_blocks_1_attn2_to_out_0.lora_up.weight" in names
-    assert "lora_unet_middle_block_1_transformer_blocks_9_attn1_to_v.alpha" in names
-
-
-def test_diffusers_names_on_the_real_sdxl(real_names: dict[str, torch.Size]) -> None:
-    names = set(export.diffusers_weights({name: torch.zeros(1) for name in real_names}, product()))
-    assert len(names) == 1120
-    assert "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight" in names
-    assert "unet.up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_out.0.lora_B.weight" in names
-
-
-MODULE = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-WEIGHTS = {f"{MODULE}.lora_A.weight": torch.full((4, 8), 3.0), f"{MODULE}.lora_B.weight": torch.full((8, 4), 5.0)}
-
-
-def test_alpha_is_folded_for_diffusers_and_written_for_kohya() -> None:
-    folded = export.diffusers_weights(WEIGHTS, product(alpha=8))
-    assert folded[f"{MODULE}.lora_A.weight"][0, 0] == 3.0
-    assert folded[f"{MODULE}.lora_B.weight"][0, 0] == 10.0
-    base = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
-    written = export.kohya_weights(WEIGHTS, product(alpha=8))
-    assert set(written) == {f"{base}.lora_down.weight", f"{base}.lora_up.weight", f"{base}.alpha"}
-    assert written[f"{base}.lora_up.weight"][0, 0] == 5.0
-    assert written[f"{base}.alpha"] == 8.0
+@pytest.mark.parametrize(
+    ("lora", "scale", "alpha"),
+    [({"alpha": 8}, 2.0, 8.0), ({"alpha": 4}, 1.0, 4.0), ({"alpha": 8, "rsLora": True}, 4.0, 16.0)],
+)
+def test_the_scale_is_folded_for_diffusers_and_an_alpha_for_kohya(
+    lora: dict[str, float], scale: float, alpha: float
+) -> None:
+    made = product(lora=lora)
+    folded = diffusers.tensors(WEIGHTS, made)
+    assert torch.equal(folded[A], WEIGHTS[A])
+    assert torch.equal(folded[B], WEIGHTS[B] * scale)
+    written = kohya.tensors(WEIGHTS, made)
+    assert torch.equal(written[f"{KOHYA}.lora_up.weight"], WEIGHTS[B])
+    assert written[f"{KOHYA}.alpha"] == alpha
 
 
 def test_files_depend_on_nothing_but_config_data_and_base_model() -> None:
-    one, other = export.files(WEIGHTS, product()), export.files(WEIGHTS, product(name="other"), story="a story")
+    one, other = (export.files(WEIGHTS, product(name=name), card=name) for name in ("one", "other"))
     assert one[export.DIFFUSERS] == other[export.DIFFUSERS]
     assert one[export.KOHYA] == other[export.KOHYA]
     assert one[export.CARD] != other[export.CARD]
-    assert export.files(WEIGHTS, product(seed=5))[export.DIFFUSERS] != one[export.DIFFUSERS]
+    for changed in (product(seed=5), product(steps=501)):
+        assert export.diffusers_file(WEIGHTS, changed) != one[export.DIFFUSERS]
+        assert export.kohya_file(WEIGHTS, changed) != one[export.KOHYA]
+
+
+def test_other_files_come_along_and_replace_none_of_the_loras() -> None:
+    found = export.files(WEIGHTS, product(), card="", extra={"samples/1.png": b"png"})
+    assert found["samples/1.png"] == b"png"
+    with pytest.raises(ValueError, match="lora_kohya"):
+        export.files(WEIGHTS, product(), card="", extra={export.KOHYA: b""})
+
+
+CAPTIONS = (("sks dog, outdoors", 2), ("sks dog, a, b", 1))
+MAKE = """
+import hashlib, sys
+from lorafinetune_trainer.product import header
+from lorafinetune_trainer.saving import state
+from tests.unit.trainer.product import product
+made = product(captions={captions!r}, minSnrGamma=5)
+print(hashlib.sha256(state.encode({{}}, header.kohya(made))).hexdigest())
+"""
+
+
+def test_headers_are_the_same_bytes_in_every_process() -> None:
+    made = product(captions=CAPTIONS, minSnrGamma=5)
+    digests = {hashlib.sha256(state.encode({}, header.kohya(made))).hexdigest()}
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", MAKE.format(captions=CAPTIONS)]
+        digests.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip())
+    assert len(digests) == 1
 
 
 def test_the_headers_say_what_people_look_for() -> None:
-    files = export.files(WEIGHTS, product())
+    made = product(captions=CAPTIONS, seed=7, zeroTerminalSnr=True, prediction="v_prediction")
+    files = export.files(WEIGHTS, made, card="")
     metadata = state.decode(files[export.DIFFUSERS]).metadata
-    assert metadata["format"] == "pt"
-    assert metadata["lorafinetune.instancePrompt"] == "a photo of | sks dog"
-    kohya = state.decode(files[export.KOHYA]).metadata
-    assert (kohya["ss_network_dim"], kohya["ss_network_alpha"]) == ("4", "8")
-    assert kohya["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
-    assert "one" not in json.dumps({**metadata, **kohya}).replace("none", "").split('"')
+    assert metadata == {
+        "format": "pt",
+        "lorafinetune.baseModelDigest": "b" * 64,
+        "lorafinetune.configDigest": "c" * 64,
+        "lorafinetune.datasetDigest": "d" * 64,
+        "lorafinetune.images": "12",
+        "lorafinetune.instancePrompt": "a photo of | sks dog",
+        "lorafinetune.rank": "4",
+        "lorafinetune.alpha": "8",
+        "lorafinetune.targets": "Attention",
+        "lorafinetune.dora": "False",
+        "lorafinetune.rsLora": "False",
+        "lorafinetune.textEncoder": "False",
+        "lorafinetune.prediction": "v_prediction",
+        "lorafinetune.zeroTerminalSnr": "True",
+        "lorafinetune.resolution": "1024",
+        "lorafinetune.steps": "500",
+        "lorafinetune.seed": "7",
+    }
+    found = state.decode(files[export.KOHYA]).metadata
+    assert found.items() >= metadata.items()
+    assert found["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert found["modelspec.prediction_type"] == "v"
+    assert (found["ss_v_parameterization"], found["ss_zero_terminal_snr"]) == ("True", "True")
+    assert found["modelspec.trigger_phrase"] == "a photo of | sks dog"
+    assert (found["ss_network_dim"], found["ss_network_alpha"], found["ss_seed"]) == ("4", "8", "7")
+    assert json.loads(found["ss_tag_frequency"]) == {"img": {"sks dog": 3, "outdoors": 2, "a": 1, "b": 1}}
+    assert state.decode(export.kohya_file(WEIGHTS, product())).metadata["modelspec.prediction_type"] == "epsilon"
 
 
-def test_the_card_is_a_table_and_a_recipe() -> None:
-    card = export.card(product(), "\nThe end.\n")
-    assert "| instance prompt | a photo of / sks dog |" in card
-    assert "pipeline('a photo of | sks dog')" in card
-    assert card.endswith("The end.\n")
+def test_tags_are_bounded_and_the_most_frequent_stay() -> None:
+    captions = tuple((f"tag {number:04}, often", 1) for number in range(2 * header.MAX_TAGS))
+    found = header.tags(product(captions=captions))
+    assert len(found) == header.MAX_TAGS
+    assert next(iter(found.items())) == ("often", 2 * header.MAX_TAGS)
 
 
-def test_a_module_without_a_kohya_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="conv_in"):
-        export.kohya_module("conv_in", 2)
+def test_the_card_is_a_table_and_recipes() -> None:
+    text = card.write(
+        product(source="hf://somebody/a-model"),
+        HISTORY,
+        samples=["samples/a b.png"],
+        grid="grid.png",
+        curve=True,
+        intermediate=["step-000100.safetensors"],
+    )
+    assert r"| instance prompt | a photo of \| sks dog |" in text
+    assert "pipeline('a photo of | sks dog')" in text
+    assert "from_pretrained('somebody/a-model')" in text
+    assert 'base_model: "somebody/a-model"' in text
+    assert "![a sample](samples/a%20b.png)" in text
+    assert text.index("(grid.png)") < text.index("![a sample]")
+    assert "![loss over the steps](loss.svg)" in text
+    assert "| Training | 61 |" in text
+    assert "finished by attempt 3" in text
+    assert "`step-000100.safetensors`" in text
+    assert "ComfyUI" in text
+    assert "A1111" in text
+    assert "It is a DoRA" not in text
+    assert "dora_scale" in card.write(product(lora={"dora": True}), HISTORY)
+
+
+def test_what_users_wrote_stays_text() -> None:
+    nasty = "<script>\n# [x](y) | `z`\n---\n{title}"
+    made = product()
+    config = made.config.model_copy(
+        update={"dataset": made.config.dataset.model_copy(update={"instance_prompt": nasty})}
+    )
+    text = card.write(replace(made, config=config), HISTORY)
+    front, _, body = text.removeprefix("---\n").partition("\n---\n")
+    assert json.loads(front.split("instance_prompt: ")[1]) == nasty
+    assert "<script>" not in body.replace(repr(nasty), "").replace(r"\<script\>", "")
+    assert r"\<script\> # \[x\](y) \| \`z\` --- \{title\}" in body
+    assert repr(nasty) in body
+
+
+def test_the_loss_is_drawn() -> None:
+    losses = [(step, 1.0 / step) for step in range(1, 2001)]
+    drawn = curve.draw([*losses, (2001, float("nan"))])
+    assert drawn is not None
+    root = ElementTree.fromstring(drawn)
+    raw, smooth = root.iter("{http://www.w3.org/2000/svg}polyline")
+    points = [tuple(map(float, point.split(","))) for point in raw.attrib["points"].split()]
+    assert len(points) <= curve.MAX_POINTS
+    assert all(0 <= x <= curve.WIDTH and 0 <= y <= curve.HEIGHT for x, y in points)
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    assert points[0][1] < points[-1][1], "the loss fell: down is up in a picture"
+    assert len(smooth.attrib["points"].split()) == len(points)
+    assert curve.draw(losses[:1]) is None
+    assert curve.draw([(1, 0.5), (2, 0.5)]) is not None

@@ -16,7 +16,8 @@ from lorafinetune_trainer.conditioning.samples import Latents, Prompt, Sample, S
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.saving.checkpoints import Snapshot
 from lorafinetune_trainer.training import loop as loops
-from lorafinetune_trainer.training.loop import Loop, learning_rate
+from lorafinetune_trainer.training import rates as schedules
+from lorafinetune_trainer.training.loop import Loop
 from lorafinetune_trainer.training.model import Model
 
 
@@ -26,7 +27,9 @@ def training(**changes: Any) -> Training:
 
 def rates(**changes: Any) -> list[float]:
     settings = training(**changes)
-    return [round(learning_rate(settings, step, settings.steps or 0), 6) for step in range(settings.steps or 0)]
+    return [
+        round(0.1 * schedules.factor(settings, step, settings.steps or 0), 6) for step in range(settings.steps or 0)
+    ]
 
 
 def test_learning_rates() -> None:
@@ -39,7 +42,7 @@ def test_learning_rates() -> None:
 @given(st.sampled_from(Schedule), st.integers(1, 50), st.integers(0, 60))
 def test_learning_rates_stay_between_zero_and_the_peak(schedule: Schedule, steps: int, warmup: int) -> None:
     settings = training(schedule=schedule, steps=steps, warmupSteps=warmup)
-    assert all(0 < learning_rate(settings, step, settings.steps or 0) <= 0.1 for step in range(steps))
+    assert all(0 < schedules.factor(settings, step, settings.steps or 0) <= 1 for step in range(steps))
 
 
 class Unet(torch.nn.Module):
@@ -70,14 +73,19 @@ SAMPLES = Samples(
 )
 
 
-def make(settings: Training, prediction: str = "epsilon") -> Loop:
-    from accelerate import Accelerator
+def make(settings: Training, prediction: str = "epsilon", samples: Samples = SAMPLES) -> Loop:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     unet = Unet()
-    model = Model(unet, {"factor": unet.factor}, DDPMScheduler(), prediction, torch.float32)
+    model = Model(unet, {"unet.factor": unet.factor}, DDPMScheduler(), prediction, torch.float32)
     return Loop(
-        model, SAMPLES, settings, dataset_digest="d", accelerator=Accelerator(cpu=True), total=settings.steps or 0
+        model,
+        samples,
+        settings,
+        dataset_digest="d",
+        device=torch.device("cpu"),
+        total=settings.steps or 0,
+        micro_batch=settings.micro_batch or settings.batch_size,
     )
 
 
@@ -107,7 +115,11 @@ def test_a_state_restored_goes_on_as_if_nothing_had_happened() -> None:
     second.restore(first.snapshot())
     assert [one.loss for one in train(second, 6)] == losses[2:]
     ours, theirs = undisturbed.snapshot(), second.snapshot()
-    assert ours.tensors.keys() == theirs.tensors.keys() == {"lora.factor", "exp_avg.factor", "exp_avg_sq.factor"}
+    assert (
+        ours.tensors.keys()
+        == theirs.tensors.keys()
+        == {"lora.unet.factor", "optimizer.exp_avg.unet.factor", "optimizer.exp_avg_sq.unet.factor"}
+    )
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in ours.tensors)
 
 
@@ -118,7 +130,7 @@ def test_a_snapshot_is_not_changed_by_later_steps() -> None:
     before = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
     train(loop, 2)
     assert all(torch.equal(snapshot.tensors[name], before[name]) for name in before)
-    assert not torch.equal(loop.snapshot().tensors["lora.factor"], before["lora.factor"])
+    assert not torch.equal(loop.snapshot().tensors["lora.unet.factor"], before["lora.unet.factor"])
 
 
 def test_the_split_into_passes_does_not_change_what_is_seen() -> None:
@@ -132,7 +144,7 @@ def test_the_split_into_passes_does_not_change_what_is_seen() -> None:
 
     assert torch.equal(seen(one_by_one, "noisy"), seen(in_pairs, "noisy"))
     assert torch.equal(seen(one_by_one, "timesteps"), seen(in_pairs, "timesteps"))
-    ours, theirs = (loop.snapshot().tensors["lora.factor"] for loop in (one_by_one, in_pairs))
+    ours, theirs = (loop.snapshot().tensors["lora.unet.factor"] for loop in (one_by_one, in_pairs))
     assert torch.allclose(ours, theirs, rtol=1e-5)
 
 
@@ -174,10 +186,10 @@ def test_flips_come_with_their_own_latents_and_crops() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda tensors: tensors.pop("exp_avg.factor"),
+        lambda tensors: tensors.pop("optimizer.exp_avg.unet.factor"),
         lambda tensors: tensors.update({"lora.other": torch.zeros(1)}),
-        lambda tensors: tensors.update({"lora.factor": torch.zeros(2)}),
-        lambda tensors: tensors.update({"lora.factor": torch.zeros(1, dtype=torch.float64)}),
+        lambda tensors: tensors.update({"lora.unet.factor": torch.zeros(2)}),
+        lambda tensors: tensors.update({"lora.unet.factor": torch.zeros(1, dtype=torch.float64)}),
     ],
 )
 def test_a_state_of_another_model_is_refused_and_changes_nothing(change: Any) -> None:
@@ -190,38 +202,43 @@ def test_a_state_of_another_model_is_refused_and_changes_nothing(change: Any) ->
     with pytest.raises(ValueError):
         fresh.restore(Snapshot(good.step, good.updates, tensors, good.scalars))
     assert (fresh.step, fresh.updates) == (0, 0)
-    assert float(fresh.snapshot().tensors["lora.factor"]) == 0.5
+    assert float(fresh.snapshot().tensors["lora.unet.factor"]) == 0.5
 
 
 def test_steps_that_are_not_finite_change_nothing_and_are_counted() -> None:
     settings = training(steps=100)
-    loop = make(settings)
-    train(loop, 2)
-    before = loop.snapshot().tensors["lora.factor"]
+    first = make(settings)
+    train(first, 2)
+    before = first.snapshot().tensors["lora.unet.factor"]
     one = SAMPLES.instances[0]
-    bad = replace(one, cuts=(replace(one.cuts[0], mean=torch.full((4, 2, 2), math.nan)),))
-    loop._samples = Samples((bad,) * 3)
-    with pytest.raises(Failure, match="10 steps in a row, up to step 12") as caught:
-        loop.train(lambda _: None)
+    bad = replace(one, name="bad.png", cuts=(replace(one.cuts[0], mean=torch.full((4, 2, 2), math.nan)),))
+    loop = make(settings, samples=Samples((bad, SAMPLES.instances[1])))
+    loop.restore(first.snapshot())
+    seen: list[loops.Progress] = []
+    with pytest.raises(
+        Failure, match=r"10 steps in a row, up to step 12, the last time with bad\.png: lower"
+    ) as caught:
+        loop.train(seen.append)
+    assert {one.loss for one in seen} == {one.gradient_norm for one in seen} == {None}
     assert (caught.value.code, caught.value.reason) == (1, "NaNLoss")
     assert (loop.step, loop.updates) == (12, 2)
-    assert torch.equal(loop.snapshot().tensors["lora.factor"], before)
+    assert torch.equal(loop.snapshot().tensors["lora.unet.factor"], before)
     resumed = make(settings)
     resumed.restore(loop.snapshot())
-    assert (resumed.not_finite, resumed.updates) == (10, 2)
+    assert (resumed.not_finite, resumed.skipped, resumed.updates) == (10, 10, 2)
 
 
 def test_predictions_with_copies_leave_the_trained_weights_alone() -> None:
     loop = make(training())
     model = loop._model
-    kept = model.weights["factor"]
+    kept = model.weights["unet.factor"]
     noisy = torch.ones(1, 4, 2, 2)
     rest = (torch.tensor([5]), torch.zeros(1, 77, 4), torch.zeros(1, 4), SIZES[None])
     with torch.no_grad():
         assert float(model.predict(noisy, *rest).mean()) == 0.5
-        assert float(model.predict(noisy, *rest, weights={"factor": torch.tensor([3.0])}).mean()) == 3.0
+        assert float(model.predict(noisy, *rest, weights={"unet.factor": torch.tensor([3.0])}).mean()) == 3.0
         assert float(model.predict(noisy, *rest).mean()) == 0.5
     assert model.unet.factor is kept
-    published = loop.published()["factor"]
+    published = loop.published()["unet.factor"]
     train(loop, 1)
     assert published.item() == 0.5 != kept.item()

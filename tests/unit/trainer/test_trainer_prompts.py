@@ -12,6 +12,7 @@ from examples import tiny_sdxl
 from lorafinetune_trainer.base.parts import TextEncoder
 from lorafinetune_trainer.conditioning import prompts
 from lorafinetune_trainer.conditioning.prompts import Encoders
+from lorafinetune_trainer.failure import Failure
 
 LONG = ", ".join(f"a photo of sks timber dog {number}" for number in range(20))
 
@@ -39,7 +40,8 @@ def encoders() -> Encoders:
 def one_window(caption: str) -> tuple[torch.Tensor, torch.Tensor]:
     """What diffusers' pipeline makes of a caption."""
     hidden, pooled = [], torch.empty(0)
-    for tokenizer, model in ((one.tokenizer, one.model) for one in encoders()):
+    for one in encoders():
+        tokenizer, model = one.tokenizer, one.model
         ids = tokenizer(caption, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
         answer = model(ids, output_hidden_states=True)
         hidden.append(answer.hidden_states[-2])
@@ -94,7 +96,27 @@ def test_captions_stand_in_one_batch_and_gradients_reach_the_encoders() -> None:
         prompts.embed(encoders(), ["a cat", LONG])
 
 
-def test_what_is_kept_of_a_caption_has_no_gradient() -> None:
-    kept = prompts.encoder(encoders())("a cat")
-    assert {name: tuple(value.shape) for name, value in kept.items()} == {"embeddings": (77, 64), "pooled": (16,)}
-    assert not any(value.requires_grad for value in kept.values())
+def test_what_is_kept_of_a_caption_has_no_gradient_and_every_order() -> None:
+    tensors = prompts.encoder(encoders())(("a cat, a dog", "a dog, a cat"))
+    assert not any(value.requires_grad for value in tensors.values())
+    first, second = prompts.kept(tensors)
+    assert (tuple(first.embeddings.shape), tuple(first.pooled.shape)) == ((77, 64), (16,))
+    alone, _ = one_window("a dog, a cat")
+    assert torch.equal(second.embeddings, alone[0])
+    assert not torch.equal(first.embeddings, second.embeddings)
+
+
+def test_a_caption_of_too_many_windows_is_refused() -> None:
+    with pytest.raises(Failure, match=r"a caption takes 1\d windows of 75 tokens") as caught:
+        prompts.encoder(encoders())((LONG * 6,))
+    assert caught.value.reason == "CaptionTooLong"
+
+
+def test_remarks_name_long_captions_and_the_word_that_all_have_in_pieces() -> None:
+    assert prompts.remarks(encoders(), ["a photo of sks dog"]) == []
+    found = prompts.remarks(encoders(), ["zyxwvut dog", f"{LONG}, zyxwvut", "xyz, zyxwvut"])
+    assert [words.split(",")[0] for words in found] == [
+        "1 captions have more than 75 tokens and are encoded in several windows",
+        "'zyxwvut'",
+    ]
+    assert "falls into 7 tokens" in found[1]

@@ -7,8 +7,9 @@ this one nothing.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from lorafinetune.contract import canonical, layout
@@ -123,14 +124,18 @@ class Keeper:
             raise _Interrupted
 
 
-def begin(wires: Wires, files: Files, plan: Plan, *, busy: Callable[[], bool]) -> Keeper | None:
-    """Begin in the background; *busy* tells whether a checkpoint is under way. None where there is nothing to keep."""
-    if not supply.keeps(wires.config.base_model):
-        return None
+@contextlib.contextmanager
+def keeping(wires: Wires, files: Files, plan: Plan, *, busy: Callable[[], bool]) -> Iterator[None]:
+    """Keep the base model while the block runs, where it comes from a hub; *busy* tells of checkpoints under way."""
+    source = wires.config.base_model
+    if not supply.keeps(source):
+        yield
+        return
+    pictures = wires.config.validation is not None and source.vae is None
     keeper = Keeper(
         wires.bucket,
         files,
-        TRAINED,
+        TRAINED | ({"vae"} if pictures else set()),
         plan.base_model_digest,
         run_uid=wires.config.run.uid,
         before_put=lambda: wires.checkpoints.check_fence(seconds=FENCE_SECONDS),
@@ -139,4 +144,7 @@ def begin(wires: Wires, files: Files, plan: Plan, *, busy: Callable[[], bool]) -
         note=wires.reporter.note,
     )
     keeper.start()
-    return keeper
+    try:
+        yield
+    finally:
+        keeper.stop()

@@ -40,6 +40,8 @@ Name = Annotated[str, Field(max_length=512), AfterValidator(_below)]
 class KeptBlock(OpenModel):
     """One object: a range of bytes of a file."""
 
+    part: str | None = None
+    """What it belongs to; absent = all parts need it."""
     name: Name
     first: Annotated[int, Field(ge=0)]
     end: Annotated[int, Field(ge=0)]
@@ -58,20 +60,27 @@ class KeptModel(OpenModel):
     """Bytes of each file."""
     blocks: Annotated[list[KeptBlock], Field(max_length=100_000)]
 
+    def only(self, parts: Collection[str]) -> KeptModel:
+        """Return the manifest of some of the parts."""
+        wanted = [one for one in self.blocks if one.part is None or one.part in parts]
+        names = {one.name for one in wanted}
+        sizes = {name: size for name, size in self.sizes.items() if name in names}
+        return self.model_copy(update={"parts": sorted(parts), "blocks": wanted, "sizes": sizes})
+
 
 def describe(files: Files, parts: Collection[str], run_uid: str) -> KeptModel:
     """Return the manifest of *parts* of *files*; what has not been hashed yet is hashed."""
-    wanted = files.blocks(parts)
+    wanted: dict[Block, str | None] = {one: part for part in sorted(parts) for one in files.blocks({part})}
     if isinstance(files, Single):
-        wanted += blocks.cut(files.name, 0, files.header.start)
-        wanted += [Block(name, 0, (files.folder / name).stat().st_size) for name in files.configs]
+        wanted |= dict.fromkeys(blocks.cut(files.name, 0, files.header.start))
+        wanted |= {Block(name, 0, (files.folder / name).stat().st_size): None for name in files.configs}
     files.hashes.update(blocks.hashes(files.folder, [one for one in wanted if one not in files.hashes]))
     return KeptModel(
         run_uid=run_uid,
         parts=sorted(parts),
         single=files.name if isinstance(files, Single) else None,
         sizes={name: (files.folder / name).stat().st_size for name in sorted({one.name for one in wanted})},
-        blocks=[KeptBlock(**one._asdict(), sha256=files.hashes[one]) for one in wanted],
+        blocks=[KeptBlock(part=part, **one._asdict(), sha256=files.hashes[one]) for one, part in wanted.items()],
     )
 
 
@@ -88,7 +97,7 @@ def block_key(sha256: str) -> str:
 def restore(
     bucket: Bucket,
     digest: str,
-    parts: Collection[str],
+    parts: frozenset[str],
     folder: Path,
     *,
     traffic: Traffic,
@@ -104,9 +113,10 @@ def restore(
         kept = KeptModel.model_validate_json(body)
         if not set(parts) <= set(kept.parts):
             return None
+        kept = kept.only(parts)
         _fetch(bucket, kept, folder, traffic)
         found = _files(kept, folder)
-        if found.digest(TRAINED) != digest:
+        if parts >= TRAINED and found.digest(TRAINED) != digest:
             raise errors.NotVerified("what was put together is another model")
     except errors.ObjectMissing:
         return None

@@ -33,7 +33,9 @@ def bring(
     fetched, and from where, is told by *note*.
     """
     if digest is not None and keeps(source):
-        found = kept.restore(bucket, digest, parts, means.scratch / "kept", traffic=means.traffic, note=note)
+        # A folder of their own: a file that is in use must not be written anew.
+        folder = means.scratch / "kept" / "-".join(sorted(parts))
+        found = kept.restore(bucket, digest, parts, folder, traffic=means.traffic, note=note)
         if found is not None:
             return found
     began, before = time.monotonic(), means.traffic.fetched

@@ -7,12 +7,13 @@ hidden states stand one after the other, and the pooled embedding is the first w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.base.files import Files
 from lorafinetune_trainer.base.parts import TextEncoder
+from lorafinetune_trainer.conditioning.samples import Prompt
 from lorafinetune_trainer.failure import invalid
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 Encoders = Sequence[TextEncoder]
 """The two of SDXL, in its order: the last one's pooled embedding counts."""
+
+
+MAX_WINDOWS: Final = 10
+"""Of one caption: its embeddings in 8 orders then still fit into one object."""
+MANY_TOKENS: Final = 4
+_EMBEDDINGS: Final = "embeddings."
+_POOLED: Final = "pooled."
 
 
 def windows(encoders: Encoders, caption: str) -> int:
@@ -53,10 +61,10 @@ def embed(encoders: Encoders, captions: Sequence[str]) -> tuple[torch.Tensor, to
 def _ids(one: TextEncoder, caption: str, count: int) -> list[list[int]]:
     """Return the windows of *caption*, (count, window): start, at most 75 tokens, end, padding."""
     tokenizer, inside = one.tokenizer, one.window - 2
-    tokens = one.tokens(caption)
+    words = one.tokens(caption)
     found = []
     for first in range(0, count * inside, inside):
-        piece = [tokenizer.bos_token_id, *tokens[first : first + inside], tokenizer.eos_token_id]
+        piece = [tokenizer.bos_token_id, *words[first : first + inside], tokenizer.eos_token_id]
         found.append(piece + [tokenizer.pad_token_id] * (one.window - len(piece)))
     return found
 
@@ -71,15 +79,54 @@ def load(files: Files, device: torch.device) -> Encoders:
     return found
 
 
-def encoder(encoders: Encoders) -> Callable[[str], dict[str, torch.Tensor]]:
-    """Return the function that computes what is kept of a caption: one at a time, since a batch rounds differently."""
+def encoder(encoders: Encoders) -> Callable[[tuple[str, ...]], dict[str, torch.Tensor]]:
+    """Return the function that computes what is kept of one caption in all its orders.
+
+    One at a time: a batch rounds differently from single captions.
+    """
     import torch
 
     @torch.no_grad()
-    def encode(caption: str) -> dict[str, torch.Tensor]:
-        embeddings, pooled = (one[0].cpu().contiguous() for one in embed(encoders, [caption]))
-        if not bool(embeddings.isfinite().all()) or not bool(pooled.isfinite().all()):
-            raise invalid("WrongBaseModel", f"the text encoders make NaN of the caption {caption[:80]!r}")
-        return {"embeddings": embeddings, "pooled": pooled}
+    def encode(orders: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for number, caption in enumerate(orders):
+            if (count := windows(encoders, caption)) > MAX_WINDOWS:
+                raise invalid(
+                    "CaptionTooLong",
+                    f"a caption takes {count} windows of 75 tokens, more than the {MAX_WINDOWS} allowed: shorten "
+                    f"{caption[:80]!r}...",
+                )
+            embeddings, pooled = (one[0].cpu().contiguous() for one in embed(encoders, [caption]))
+            if not (bool(embeddings.isfinite().all()) and bool(pooled.isfinite().all())):
+                raise invalid("WrongBaseModel", f"the text encoders make NaN of the caption {caption[:80]!r}")
+            found |= {f"{_EMBEDDINGS}{number}": embeddings, f"{_POOLED}{number}": pooled}
+        return found
 
     return encode
+
+
+def kept(tensors: Mapping[str, torch.Tensor]) -> tuple[Prompt, ...]:
+    """Return what an :func:`encoder` made of one caption, one for each of its orders."""
+    count = sum(name.startswith(_EMBEDDINGS) for name in tensors)
+    return tuple(Prompt(tensors[f"{_EMBEDDINGS}{one}"], tensors[f"{_POOLED}{one}"]) for one in range(count))
+
+
+def remarks(encoders: Encoders, captions: Iterable[str]) -> list[str]:
+    """Return what is odd about *captions*, for people: those over one window, and words that fall into many tokens.
+
+    A word that all captions have is taken for the trigger word.
+    """
+    every = sorted(set(captions))
+    found = []
+    if long := [caption for caption in every if windows(encoders, caption) > 1]:
+        found.append(
+            f"{len(long)} captions have more than 75 tokens and are encoded in several windows, the first of them "
+            f"{long[0][:60]!r}..."
+        )
+    common = set.intersection(*(set(caption.replace(",", " ").split()) for caption in every)) if every else set()
+    counts = {word: len(encoders[0].tokens(word)) for word in sorted(common)}
+    return found + [
+        f"{word!r}, which all captions have, falls into {count} tokens: a word of one or two is learnt faster"
+        for word, count in counts.items()
+        if count >= MANY_TOKENS
+    ]

@@ -60,3 +60,7 @@ class Samples:
     """Images of the class, for prior preservation; they have an order of their own."""
     empty: Prompt | None = None
     """The prompt without words, where captions are dropped."""
+    validation: tuple[Prompt, ...] = ()
+    """The prompts of the validation pictures, the negative one last; none where the text encoders are trained."""
+    validation_words: tuple[str, ...] = ()
+    """What each of them says: the config may have changed since."""

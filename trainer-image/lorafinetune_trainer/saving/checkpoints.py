@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -217,14 +217,25 @@ class Checkpoints:
             with self._order:
                 self.head = stored.change(self._bucket, lambda head: heads.sweep(self._mine(head), gone))
 
+    def put(self, key: str, body: bytes, deadline: float | None = None) -> None:
+        """Put an object of the run, if this attempt may; what must meet *deadline* uses short time-outs."""
+        self.check_fence()
+        (self._urgent if deadline is not None else self._bucket).put(key, body)
+
     def publish(
-        self, step: int, updates: int, files: Mapping[str, bytes], provenance: Mapping[str, str]
+        self,
+        step: int,
+        updates: int,
+        files: Mapping[str, bytes],
+        provenance: Mapping[str, str],
+        more: Iterable[tuple[str, bytes]] = (),
     ) -> ArtifactEntry:
-        """Make the artifact durable: files, manifest, head; return its entry."""
+        """Make the artifact durable: files, manifest, head; return its entry. *more* files are made one at a time."""
         folder = layout.artifact(self.attempt)
         self.check_fence()
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="publish") as pool:
             done = list(pool.map(lambda one: self._put_file(self._bucket, folder, *one), sorted(files.items())))
+        done += [self._put_file(self._bucket, folder, *one) for one in more]
         manifest = Manifest(
             kind="artifact",
             run_uid=self._config.run.uid,

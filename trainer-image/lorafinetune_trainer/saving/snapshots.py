@@ -26,8 +26,8 @@ class HostCopies:
     def __init__(self, device: torch.device) -> None:
         import torch
 
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._changed = torch.cuda.Event() if self._stream is not None else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._changed = torch.cuda.Event() if self._stream is not None else None  # type: ignore[no-untyped-call]
 
     def changed(self) -> None:
         """Say that a transition has been queued; under the lock that it holds, on its thread."""
@@ -46,7 +46,7 @@ class HostCopies:
                 name: torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor.detach(), non_blocking=True)
                 for name, tensor in tensors.items()
             }
-            done = torch.cuda.Event()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(self._stream)
         done.synchronize()
         return copies

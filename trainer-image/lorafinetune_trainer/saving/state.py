@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
 """The format's own limit."""
-_TYPES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64"}
+_TYPES: Final = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float64": "F64",
+    "int64": "I64",
+    "uint8": "U8",
+}
 _NAMES: Final = {short: name for name, short in _TYPES.items()}
-_SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8}
+_SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "U8": 1}
 
 
 class Tensors(NamedTuple):
@@ -64,7 +71,7 @@ def _write(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | No
     # Tensor by tensor, by torch, into memory that nothing has filled before: to join 64 MiB of bytes would stop all
     # threads of Python, the one that waits for SIGTERM too.
     whole = torch.empty(8 + len(text) + place, dtype=torch.uint8)
-    body = memoryview(whole.numpy())
+    body = memoryview(whole.numpy())  # type: ignore[arg-type]  # an array is a buffer
     body[: 8 + len(text)] = struct.pack("<Q", len(text)) + text
     place = 8 + len(text)
     for name in sorted(tensors):

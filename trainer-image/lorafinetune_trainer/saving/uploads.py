@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 SURPLUS: Final = 1.25
 """An upload may take that much longer than the one before it."""
+BUFFERED: Final = 4 * 1024 * 1024
+"""Bytes of one connection that may lie in the kernel, sent and not gone: what it allows itself by default."""
 
 
 class GivenUp(BaseException):
@@ -27,8 +29,14 @@ class Upload:
         self.sent = 0
         """Bytes that were handed to the connection."""
         self._started = time.monotonic()
+        self._senders: set[int] = set()
         self._unwanted = threading.Event()
         self._lock = threading.Lock()
+
+    @property
+    def gone(self) -> int:
+        """Bytes that have certainly left this machine."""
+        return max(0, self.sent - BUFFERED * len(self._senders))
 
     @property
     def seconds(self) -> float:
@@ -45,6 +53,8 @@ class Upload:
             raise GivenUp
         with self._lock:
             self.sent += count
+            if count:
+                self._senders.add(threading.get_ident())
 
     def rest(self, seconds: float) -> None:
         """Wait before another try; raises GivenUp as soon as the upload has been given up."""
@@ -67,8 +77,8 @@ class Pace:
         """Return the seconds for *size* bytes, from the last upload or else from one *under_way*; None if unknown."""
         if self._seconds_per_byte is not None:
             return size * self._seconds_per_byte * SURPLUS
-        if under_way is not None and under_way.sent:
-            return size * under_way.seconds / under_way.sent * SURPLUS
+        if under_way is not None and under_way.gone:
+            return size * under_way.seconds / under_way.gone * SURPLUS
         return None
 
 

@@ -1,28 +1,29 @@
-"""The UNet with its adapter: loaded, frozen, and given LoRA weights whose start depends on seed and name only."""
+"""What is trained: UNet and, where wanted, text encoders, loaded, frozen, and given adapters; and how to ask them."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract.training import Precision, Training
 from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.base.files import Files
+from lorafinetune_trainer.base.parts import TextEncoder
+from lorafinetune_trainer.conditioning import prompts
 from lorafinetune_trainer.failure import invalid
-from lorafinetune_trainer.training import order
+from lorafinetune_trainer.training import adapter, compiling
+from lorafinetune_trainer.training.noising import EPSILON, V_PREDICTION
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-TARGETS: Final = ("to_q", "to_k", "to_v", "to_out.0")
-"""The linear layers of each attention that are adapted."""
 UNET: Final = "unet"
 """What the names of the UNet's weights begin with."""
-_ADAPTER: Final = ".default"
+TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2")
+"""The same of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Model:
     """``epsilon`` or ``v_prediction``."""
     dtype: torch.dtype
     """Of the frozen weights."""
+    encoders: tuple[TextEncoder, ...] = ()
+    """Both text encoders with their adapters, where they are trained."""
 
     def predict(
         self,
@@ -59,28 +62,68 @@ class Model:
         (images, 6, float32) lie on the device. With *weights*, by the same names as the trained ones, it is computed
         with those in place of them; the trained tensors are not touched, so this may be done beside a step.
         """
-        import torch
-
-        given = {
-            "encoder_hidden_states": embeddings.to(self.dtype),
+        predicted = _call(
+            self.unet,
+            self._places(UNET, weights),
+            noisy.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=embeddings.to(self.dtype),
             # Sizes stay 32-bit up to their embedding: bf16 would make 1368 of 1365.
-            "added_cond_kwargs": {"text_embeds": pooled.to(self.dtype), "time_ids": time_ids},
-            "return_dict": False,
-        }
-        mixed = torch.autocast(noisy.device.type, self.dtype) if self.dtype is not torch.float32 else nullcontext()
-        with mixed:
-            if weights is None:
-                predicted = self.unet(noisy.to(self.dtype), timesteps, **given)[0]
-            else:
-                own = {id(parameter): name for name, parameter in self.unet.named_parameters()}
-                places = {
-                    own[id(self.weights[name])]: tensor.to(noisy.device)
-                    for name, tensor in weights.items()
-                    if id(self.weights[name]) in own
-                }
-                predicted = torch.func.functional_call(self.unet, places, (noisy.to(self.dtype), timesteps), given)[0]
+            added_cond_kwargs={"text_embeds": pooled.to(self.dtype), "time_ids": time_ids},
+            return_dict=False,
+        )[0]
         result: torch.Tensor = predicted.float()
         return result
+
+    def embed(
+        self, captions: Sequence[str], *, weights: Mapping[str, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the embeddings of *captions* by the trained text encoders, and the pooled ones, as ``predict`` wants.
+
+        Only where the text encoders are trained. With *weights* as in :meth:`predict`.
+        """
+        encoders = self.encoders
+        if weights is not None:
+            encoders = tuple(
+                replace(one, model=_Other(one.model, self._places(name, weights)))
+                for name, one in zip(TEXT_ENCODERS, encoders, strict=True)
+            )
+        return prompts.embed(encoders, captions)
+
+    def _places(self, part: str, weights: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+        """Return the *weights* of one part by the names that they have in it, like those that they stand for."""
+        if weights is None:
+            return None
+        begin = f"{part}."
+        return {
+            name.removeprefix(begin): tensor.to(self.weights[name])
+            for name, tensor in weights.items()
+            if name.startswith(begin)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """A module with other weights than its own, for as long as it is called."""
+
+    module: Any
+    weights: dict[str, torch.Tensor] | None
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.module.device
+        return device
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return _call(self.module, self.weights, *given, **named)
+
+
+def _call(module: Any, weights: dict[str, torch.Tensor] | None, *given: Any, **named: Any) -> Any:
+    if weights is None:
+        return module(*given, **named)
+    from torch.func import functional_call
+
+    return functional_call(module, weights, given, named)
 
 
 def be_deterministic(threads: int) -> None:
@@ -117,56 +160,84 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def load(files: Files, training: Training, device: torch.device) -> Model:
-    """Load the UNet and add the adapter with its initial weights."""
+def load(files: Files, training: Training, device: torch.device, *, compiled: bool = False) -> Model:
+    """Load what is trained and give it adapters with their initial weights; *compiled* as the plan says."""
     import torch
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     dtype = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}[
         training.precision
     ]
-    unet = parts.load_unet(files, dtype)
+    noise = scheduler(parts.scheduler_config(files), training)
+    encoders = parts.load_text_encoders(files, dtype) if training.lora.text_encoder else ()
+    return adapted(parts.load_unet(files, dtype), encoders, noise, training, device, compiled=compiled)
+
+
+def adapted(
+    unet: Any,
+    encoders: tuple[TextEncoder, ...],
+    noise: Any,
+    training: Training,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+) -> Model:
+    """Return the model of the frozen *unet* and, where they are trained, both text *encoders*, on *device*."""
     weights = add_adapter(unet, training)
     unet.to(device)
+    for name, one in zip(TEXT_ENCODERS, encoders, strict=bool(encoders)):
+        weights |= add_encoder_adapter(one.model, name, training)
+        one.model.to(device)
     if training.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    noise = DDPMScheduler.from_config(parts.scheduler_config(files))
+        for part in (unet, *(one.model for one in encoders)):
+            part.train()  # recomputed in training mode only; nothing here behaves differently in it
+            (unet.enable_gradient_checkpointing if part is unet else part.gradient_checkpointing_enable)()
+    if compiled:
+        compiling.compile_blocks(unet)
+    return Model(unet, weights, noise, str(noise.config.prediction_type), unet.dtype, encoders)
+
+
+def scheduler(config: Mapping[str, Any], training: Training) -> Any:
+    """Return the schedule of the noise: the base model's, with what the training says otherwise."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    changes: dict[str, Any] = {}
+    if training.prediction is not None:
+        changes["prediction_type"] = str(training.prediction)
+    if training.zero_terminal_snr:
+        changes["rescale_betas_zero_snr"] = True
+    noise = DDPMScheduler.from_config(dict(config), **changes)
     prediction = str(noise.config.prediction_type)
-    if prediction not in ("epsilon", "v_prediction"):
+    if prediction not in (EPSILON, V_PREDICTION):
         raise invalid(
             "WrongBaseModel", f"the base model predicts {prediction}: only epsilon and v_prediction are known"
         )
-    return Model(unet, weights, noise, prediction, dtype)
+    if prediction == EPSILON and noise.config.rescale_betas_zero_snr:
+        raise invalid(
+            "InvalidConfig",
+            "training.zeroTerminalSnr needs prediction v_prediction: from pure noise, the noise says nothing. "
+            "Set training.prediction, or leave training.zeroTerminalSnr out",
+        )
+    return noise
 
 
 def add_adapter(unet: Any, training: Training, *, initialise: bool = True) -> dict[str, torch.nn.Parameter]:
-    """Put LoRA matrices beside the attention layers of *unet*; return them by name, in the order of their names."""
-    import torch
-    from peft import LoraConfig, inject_adapter_in_model
+    """Put the adapter into *unet*; return what is trained of it, by name, in the order of the names.
 
-    rank = training.lora.rank
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=training.lora.alpha or float(rank),  # annotated as int; it is divided, so a float is exact
-        lora_dropout=0.0,
-        init_lora_weights=False,
-        target_modules=list(TARGETS),
-    )
-    inject_adapter_in_model(config, unet)
-    weights = {
-        f"{UNET}.{name.replace(_ADAPTER, '')}": weight
-        for name, weight in sorted(unet.named_parameters())
-        if "lora_" in name
-    }
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.requires_grad_(True)
-            weight.data = weight.data.float()
-            if not initialise:
-                continue
-            if ".lora_A." in name:
-                values = order.initial_weight(training.seed, name, (weight.shape[0], weight.shape[1]))
-                weight.copy_(torch.from_numpy(values))
-            else:
-                weight.zero_()
+    Without *initialise* all of it is zero, as it must be where there are no values: on the meta device.
+    """
+    lora = training.lora
+    weights = adapter.add(unet, UNET, adapter.UNET[lora.targets], lora, dora=lora.dora)
+    if initialise:
+        adapter.initialise(unet, UNET, training.seed)
+    return weights
+
+
+def add_encoder_adapter(
+    encoder: Any, name: str, training: Training, *, initialise: bool = True
+) -> dict[str, torch.nn.Parameter]:
+    """Do the same for the text encoder *name*; no adapter has a magnitude there."""
+    lora = training.lora
+    weights = adapter.add(encoder, name, adapter.TEXT_ENCODER[lora.targets], lora, dora=False)
+    if initialise:
+        adapter.initialise(encoder, name, training.seed)
     return weights

@@ -1,0 +1,58 @@
+"""Each feature of the training, stopped after every step and gone on with from bytes: not one bit differs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lorafinetune_trainer.conditioning.samples import Samples
+from tests.unit.trainer import tiny
+
+BUCKETS = Samples((tiny.sample(0), tiny.sample(1, shape=(8, 12)), tiny.sample(2, shape=(12, 8), repeats=2)))
+CLASSES = (tiny.sample(7), tiny.sample(8))
+
+FEATURES: dict[str, tuple[dict[str, Any], Samples | None]] = {
+    "everything of the data": (
+        {"randomFlip": True, "randomCrop": True, "captions": {"shuffle": True, "dropout": 0.4}, "noiseOffset": 0.1},
+        None,
+    ),
+    "buckets and repeats": ({"gradientAccumulation": 4}, BUCKETS),
+    "class images": ({"priorLossWeight": 0.5}, tiny.samples(classes=CLASSES)),
+    "EMA": ({"emaDecay": 0.9}, None),
+    "Prodigy": ({"optimizer": "Prodigy", "learningRate": 1.0, "schedule": "cosine"}, None),
+    "8-bit AdamW": ({"optimizer": "AdamW8bit"}, None),
+    "DoRA": ({"lora": {"dora": True}, "precision": "bf16"}, None),
+    "rsLoRA on all layers": ({"lora": {"rsLora": True, "targets": "All", "alpha": 2}}, None),
+    "text encoders": (
+        {"lora": {"textEncoder": True}, "textEncoderLearningRate": 0.003, "captions": {"dropout": 0.3}},
+        None,
+    ),
+    "min-SNR": ({"minSnrGamma": 5, "schedule": "polynomial", "warmupSteps": 1}, None),
+    "v-prediction with zero terminal SNR": (
+        {"prediction": "v_prediction", "zeroTerminalSnr": True, "minSnrGamma": 5},
+        None,
+    ),
+    "bf16 with gradient checkpointing": ({"precision": "bf16", "gradientCheckpointing": True}, None),
+    "fp16": ({"precision": "fp16"}, None),
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_stopped_after_every_step(feature: str) -> None:
+    changes, given = FEATURES[feature]
+    settings = tiny.training(**changes)
+    undisturbed = tiny.loop(settings, given, micro_batch=2)
+    losses = [one.loss for one in tiny.train(undisturbed, 3)]
+    kept, again = tiny.loop(settings, given, micro_batch=2).snapshot(), []
+    for step in (1, 2, 3):
+        attempt = tiny.loop(settings, given, micro_batch=2)
+        attempt.restore(tiny.through_bytes(kept))
+        again += [one.loss for one in tiny.train(attempt, step)]
+        kept = attempt.snapshot()
+    assert tiny.differing(undisturbed.snapshot(), kept) == []
+    assert again == losses
+    assert kept.updates == 3 - kept.scalars["skipped"]
+    moved = undisturbed.published()
+    assert all(torch.equal(moved[name], one) for name, one in attempt.published().items())

@@ -1,0 +1,99 @@
+"""Captions: where each image's words come from, and the orders in which they are shown.
+
+An image's caption is its ``.txt`` or ``.caption`` file, else its line in ``metadata.jsonl`` (of its folder, else of one
+above), else the words of its concept's folder, else the prompt for all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Final
+
+import numpy as np
+
+from lorafinetune_trainer.data.place import Place
+from lorafinetune_trainer.failure import invalid
+from lorafinetune_trainer.training import order
+
+BESIDE: Final = (".txt", ".caption")
+METADATA: Final = "metadata.jsonl"
+MAX_TEXT_BYTES: Final = 4 * 1024 * 1024
+MAX_CHARACTERS: Final = 4096
+ORDERS: Final = 8
+"""Orders that a caption is shown in, where captions are shuffled."""
+_DRAWS: Final = 64
+"""How often another order is looked for, before those that were found are enough."""
+
+
+def beside(name: str, place: Place) -> str | None:
+    """Return the name of the caption file of the image *name*, if there is one."""
+    stem = str(PurePosixPath(name).with_suffix(""))
+    return next((stem + suffix for suffix in BESIDE if stem + suffix in place.sizes), None)
+
+
+def own(name: str, place: Place, listed: Mapping[str, str]) -> str:
+    """Return the caption that the image *name* has for itself, from its file or *listed*; empty where it has none."""
+    file = beside(name, place)
+    words = text(file, place.read(file, MAX_TEXT_BYTES)).strip() if file is not None else ""
+    words = words or listed.get(name, "")
+    if len(words) > MAX_CHARACTERS:
+        raise invalid("CaptionTooLong", f"the caption of {name} has more than {MAX_CHARACTERS} characters: shorten it")
+    return words
+
+
+def listed(place: Place) -> dict[str, str]:
+    """Return the captions of all ``metadata.jsonl``, by the names of their images; the nearest file's counts."""
+    found: dict[str, str] = {}
+    files = [name for name in place.sizes if PurePosixPath(name).name == METADATA]
+    for file in sorted(files, key=lambda name: (name.count("/"), name)):  # the deeper, the later: it replaces
+        folder = PurePosixPath(file).parent
+        lines = text(file, place.read(file, MAX_TEXT_BYTES)).splitlines()
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                name, words = str(entry["file_name"]), str(entry.get("text") or entry.get("caption") or "")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise invalid(
+                    "InvalidMetadata",
+                    f'{file} line {number} is not of the form {{"file_name": "a.png", "text": "..."}}: correct it',
+                ) from error
+            found[str(folder / name)] = words.strip()
+    return found
+
+
+def without_image(names: Iterable[str], place: Place, listed: Mapping[str, str]) -> list[str]:
+    """Return the caption files, and the images that ``metadata.jsonl`` names, for which there is no image."""
+    images = frozenset(names)
+    stems = {str(PurePosixPath(name).with_suffix("")) for name in images}
+    files = [name for name in place.sizes if PurePosixPath(name).suffix in BESIDE]
+    lonely = [name for name in files if str(PurePosixPath(name).with_suffix("")) not in stems]
+    return sorted([*lonely, *(f"{name} (in {METADATA})" for name in listed if name not in images)])
+
+
+def orders(seed: int, caption: str, keep: int) -> tuple[str, ...]:
+    """Return the orders of the comma-separated parts of *caption*: at most 8, all different, fewer where there are few.
+
+    The first *keep* parts stay where they are. A pure function: equal captions have equal orders in every run of that
+    seed, whatever else is in the data set.
+    """
+    parts = [part for part in (piece.strip() for piece in caption.split(",")) if part]
+    first, rest = parts[:keep], parts[keep:]
+    found: dict[str, None] = {}
+    for draw in range(_DRAWS):
+        words = order.stream(seed, f"order/{caption}", draw).random_raw(len(rest))
+        found[", ".join([*first, *(rest[int(place)] for place in np.argsort(words, kind="stable"))])] = None
+        if len(found) == ORDERS:
+            break
+    return tuple(found)
+
+
+def text(name: str, body: bytes) -> str:
+    """Return *body* as text, without a byte order mark; raises Failure where it is not UTF-8."""
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise invalid("InvalidCaption", f"{name} is not UTF-8 text: save it as UTF-8") from error

@@ -1,0 +1,81 @@
+"""What is wrong with a data set, all of it at once and by file name; and what is odd about it, as remarks.
+
+Nothing here has cost GPU time, and nothing has been moved but the images themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from lorafinetune.contract.event import MAX_MESSAGE
+from lorafinetune_trainer.data.buckets import Frame
+from lorafinetune_trainer.failure import Failure, invalid
+
+if TYPE_CHECKING:
+    from lorafinetune_trainer.data.dataset import Dataset
+
+NAMES: Final = 5
+"""File names that one remark lists."""
+MUCH: Final = 0.25
+"""Share of an image's area that is worth a remark when it is cut away."""
+_ROOM: Final = MAX_MESSAGE - 64
+
+
+def refuse(problems: Sequence[Failure]) -> Failure:
+    """Return one failure that tells of all *problems*, as many by name as a message holds; its reason is the first's.
+
+    Problems come in the order of their files' names.
+    """
+    if len(problems) == 1:
+        return problems[0]
+    words = f"{len(problems)} files cannot be used: "
+    told = 0
+    for problem in problems:
+        if len(words) + len(problem.message) > _ROOM and told:
+            break
+        words += ("; " if told else "") + problem.message
+        told += 1
+    left = len(problems) - told
+    return invalid(problems[0].reason, words[:_ROOM] + (f"; and {left} more" if left else ""))
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first few *names*, and how many more there are."""
+    every = list(names)
+    left = len(every) - NAMES
+    return ", ".join(every[:NAMES]) + (f", and {left} more" if left > 0 else "")
+
+
+def duplicates(pixels: Mapping[str, str]) -> list[str]:
+    """Return remarks on the names whose *pixels* (a digest of them) are equal."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(pixels):
+        groups.setdefault(pixels[name], []).append(name)
+    twins = [" = ".join(group) for group in groups.values() if len(group) > 1]
+    return [f"the same picture lies there more than once, and is shown as often: {some(twins)}"] if twins else []
+
+
+def odd_shapes(frames: Mapping[str, Frame]) -> list[str]:
+    """Return remarks on images, by name, that are scaled up, and on those of which much is cut away."""
+    found = []
+    small = sorted((name for name in frames if frames[name].enlarged > 1), key=lambda name: -frames[name].enlarged)
+    if small:
+        most = frames[small[0]].enlarged
+        found.append(
+            f"{len(small)} of {len(frames)} images are smaller than what they are trained at and are scaled up, "
+            f"{small[0]} by {most:.1f}: {some(small)}"
+        )
+    if cut := sorted((name for name in frames if frames[name].lost > MUCH), key=lambda name: -frames[name].lost):
+        found.append(
+            f"{len(cut)} of {len(frames)} images lose more than {MUCH:.0%} of their area by cutting, {cut[0]} "
+            f"{frames[cut[0]].lost:.0%}: {some(cut)}"
+        )
+    return found
+
+
+def summary(dataset: Dataset, frames: Mapping[str, Frame], what: str) -> str:
+    """Return one sentence on the images that were found."""
+    shapes = len({frame.target for frame in frames.values()})
+    words = f"{len(dataset.images)} {what} in {shapes} shape{'s' if shapes > 1 else ''}"
+    return words + (f", shown {dataset.shown} times an epoch" if dataset.shown != len(dataset.images) else "")

@@ -1,0 +1,56 @@
+"""The vector instructions that the CPU's mathematics is held to, so that a resume on another CPU rounds the same.
+
+Torch, its matrix library (MKL) and its convolutions (oneDNN) choose at run time the widest instructions that the CPU
+has, and a sum in lanes of 16 rounds otherwise than one in lanes of 8. They are told by variables of the environment,
+read when they first compute: so the level is held before torch is imported. NumPy draws random words and does sums
+element by element, which round the same everywhere: it is told nothing. On a GPU none of this takes part.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+AVX2: Final = "avx2"
+DEFAULT: Final = "default"
+"""What every CPU of its kind has."""
+
+_VARIABLES: Final = MappingProxyType(
+    {
+        AVX2: {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        DEFAULT: {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    }
+)
+_X86: Final = ("x86_64", "amd64")
+_NEEDED: Final = frozenset({"avx2", "fma"})
+
+
+def best() -> str:
+    """Return the level for a new run on this machine: one that nearly all of its kind have."""
+    return AVX2 if _has_avx2() else DEFAULT
+
+
+def hold(wanted: str | None) -> str:
+    """Hold this process to *wanted*, the level of a plan, or else to the best; return the level that it is held to.
+
+    It is another than wanted where this CPU cannot do that: the plan's check says so. Call before torch is imported.
+    """
+    level = wanted if wanted in _VARIABLES and (wanted != AVX2 or _has_avx2()) else best()
+    if platform.machine().lower() in _X86:
+        os.environ.update(_VARIABLES[level])
+    return level
+
+
+def _has_avx2() -> bool:
+    return platform.machine().lower() in _X86 and _flags() >= _NEEDED
+
+
+def _flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))

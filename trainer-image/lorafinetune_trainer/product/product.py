@@ -1,0 +1,59 @@
+"""What is known of a finished LoRA besides its weights: all that headers, scales and the model card are made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from lorafinetune.contract.plan import Plan
+from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune.contract.training import Lora, Prediction
+
+LAYERS_PER_BLOCK: Final = 2
+"""Of the real SDXL's UNet."""
+
+
+def scale(lora: Lora) -> float:
+    """Return what an adapter's output is multiplied by."""
+    return (lora.alpha or float(lora.rank)) / (math.sqrt(lora.rank) if lora.rs_lora else lora.rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A LoRA after *steps* steps of a run."""
+
+    config: RunConfig
+    plan: Plan
+    images: int
+    """Instance images."""
+    steps: int
+    updates: int
+    """Steps that changed the weights."""
+    layers_per_block: int = LAYERS_PER_BLOCK
+    """Of the UNet: kohya's names count its blocks another way."""
+    captions: tuple[tuple[str, int], ...] = ()
+    """Each image's caption, and how often an epoch shows it."""
+    class_images: int = 0
+    prediction: str = Prediction.EPSILON
+    """What the UNet predicts."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of the adapter."""
+        return self.config.training.lora.rank
+
+    @property
+    def alpha(self) -> float:
+        """Alpha of the adapter, as the user set it."""
+        return self.config.training.lora.alpha or float(self.rank)
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's output is multiplied by."""
+        return scale(self.config.training.lora)
+
+    @property
+    def written_alpha(self) -> float:
+        """The alpha for loaders that know alpha / rank only: with rsLoRA another than the user's."""
+        return self.alpha * math.sqrt(self.rank) if self.config.training.lora.rs_lora else self.alpha
