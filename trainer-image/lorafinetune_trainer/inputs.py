@@ -18,7 +18,7 @@ from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
-from lorafinetune_trainer.base import fetching
+from lorafinetune_trainer.base import fetching, supply
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
 from lorafinetune_trainer.conditioning import classimages, latents, prompts
@@ -71,7 +71,15 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     first = starting.fetch(config.training.lora.init_from, wires.open) if not head.checkpoints else None
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
-    files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
+    files = supply.bring(
+        config.base_model,
+        TRAINED if pinned else TRAINED | ENCODERS,
+        means,
+        half=half,
+        bucket=wires.bucket,
+        digest=head.plan.base_model_digest if head.plan is not None and pinned else None,
+        note=wires.reporter.note,
+    )
     vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
     base_model_digest = files.digest(TRAINED)
     importing.join()
