@@ -18,7 +18,7 @@ from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
-from lorafinetune_trainer import planning
+from lorafinetune_trainer import fitting, planning
 from lorafinetune_trainer.base import fetching
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
@@ -71,16 +71,20 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     wires.enter(Phase.DOWNLOADING)
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
-    files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
+    trained = TRAINED | (ENCODERS - {"vae"} if config.training.lora.text_encoder else frozenset())
+    files = fetching.fetch(config.base_model, trained if pinned else TRAINED | ENCODERS, means, half=half)
     vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
-    base_model_digest = files.digest(TRAINED)
+    base_model_digest = files.digest(trained)
     first = fetch_initial(config.training.lora.init_from, wires.open) if not head.checkpoints else None
     importing.join()
 
-    from lorafinetune_trainer.training import model
+    from lorafinetune_trainer.training import compiling, model
 
     threads = head.plan.threads if head.plan is not None else planning.threads()
     model.be_deterministic(threads)
+    if head.plan.compiled if head.plan is not None else config.training.compile:
+        compiling.check()
+    micro_batch, short = fitting.choose(config, files, head.plan, planning.device())
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
@@ -90,8 +94,9 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
         images=dataset.shown,
         thread_count=threads,
         level=level,
+        micro_batch=micro_batch,
     )
-    remarks = planning.check(head.plan, mine) if head.plan is not None else []
+    remarks = [*planning.check(head.plan, mine), *short] if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
         if config.dataset.makes_class_images:
