@@ -17,7 +17,7 @@ from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
-from lorafinetune_trainer import planning
+from lorafinetune_trainer import fitting, planning
 from lorafinetune_trainer.base import fetching, supply
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
@@ -71,9 +71,10 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     first = starting.fetch(config.training.lora.init_from, wires.open) if not head.checkpoints else None
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
+    trained = TRAINED | (ENCODERS - {"vae"} if config.training.lora.text_encoder else frozenset())
     files = supply.bring(
         config.base_model,
-        TRAINED if pinned else TRAINED | ENCODERS,
+        trained if pinned else TRAINED | ENCODERS,
         means,
         half=half,
         bucket=wires.bucket,
@@ -81,15 +82,18 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
         note=wires.reporter.note,
     )
     vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
-    base_model_digest = files.digest(TRAINED)
+    base_model_digest = files.digest(trained)
     importing.join()
     if first is not None:
         starting.check(first, config.training, int(files.json("unet/config.json")["layers_per_block"]))
 
-    from lorafinetune_trainer.training import model
+    from lorafinetune_trainer.training import compiling, model
 
     threads = head.plan.threads if head.plan is not None else planning.threads()
     model.be_deterministic(threads)
+    if head.plan.compiled if head.plan is not None else config.training.compile:
+        compiling.check()
+    micro_batch, short = fitting.choose(config, files, head.plan, planning.device())
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
@@ -99,8 +103,9 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
         images=dataset.shown,
         thread_count=threads,
         level=level,
+        micro_batch=micro_batch,
     )
-    remarks = planning.check(head.plan, mine) if head.plan is not None else []
+    remarks = [*planning.check(head.plan, mine), *short] if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
         if config.dataset.makes_class_images:
