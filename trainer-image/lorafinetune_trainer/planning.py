@@ -11,6 +11,7 @@ from typing import Final
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.contract.training import MAX_STEPS, Training
+from lorafinetune_trainer import instructions
 from lorafinetune_trainer.failure import invalid
 
 LIBRARIES: Final = ("accelerate", "diffusers", "numpy", "peft", "torch", "transformers")
@@ -32,12 +33,12 @@ def libraries() -> dict[str, str]:
 
 
 def device() -> str:
-    """Return the GPU's product name, or ``cpu`` with its kind and vector instructions, which change the rounding."""
+    """Return the GPU's product name, or ``cpu`` with kind, maker and vector instructions, which change the rounding."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"cpu {platform.machine()} {instructions.maker()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 STEPS: Final = (300, 3000)
