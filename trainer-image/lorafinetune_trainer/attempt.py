@@ -6,29 +6,24 @@ import gc
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.head import CheckpointEntry, Fenced, HeadLost
+from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune.storage import errors
 from lorafinetune_trainer import imports, inputs, instructions, places, planning
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Verified
+from lorafinetune_trainer.telling import tensorboard
 from lorafinetune_trainer.telling.report import Reporter
 from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
     from lorafinetune_trainer.inputs import Inputs
-    from lorafinetune_trainer.product.intermediate import Intermediate
-    from lorafinetune_trainer.product.product import Product
     from lorafinetune_trainer.training.loop import Loop, Progress
-
-EXPORT_GRACE: Final = 5.0
-"""Seconds for which SIGTERM waits while the artifact is being published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,8 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
     standing = ending.standing
     standing.phase = Phase.STARTING
     bucket = places.open_prefix(config)
-    checkpoints = Checkpoints(bucket, bucket.hasty(max(2.0, config.notice_seconds / 4)), config, told.pod_uid)
+    urgent = bucket.hasty(max(2.0, config.notice_seconds / 4))
+    checkpoints = Checkpoints(bucket, urgent, config, told.pod_uid)
     head = checkpoints.claim(told.number, expect_head=told.resume_from is not None)
     ending.reporter = reporter = Reporter(
         run_uid=config.run.uid,
@@ -56,9 +52,11 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         on_stop=lambda reason, message: ending.fail(Failure(ExitCode.FENCED, reason, message)),
     )
     level = instructions.hold(head.plan.instructions if head.plan is not None else None)
+    tensorboard.require(config.metrics.tensor_board)
     importing = imports.begin(config.training)
     found = checkpoints.newest_verified()
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
+    reporter.total_steps = config.training.steps or (head.plan.steps if head.plan is not None else None)
     reporter.tell(
         EventType.STARTED,
         standing.step,
@@ -70,21 +68,27 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         reporter.tell(EventType.FINISHED, made.step, phase=Phase.EXPORTING, artifact=made)
         return ExitCode.FINISHED
     ending.scratch = scratch = Path(tempfile.mkdtemp(prefix="lorafinetune-", dir=config.scratch))
-    wires = Wires(config, ending, bucket, checkpoints, reporter, scratch)
+    wires = Wires(config, ending, bucket, urgent, checkpoints, reporter, scratch)
     return _train(wires, inputs.gather(wires, importing, level), found)
 
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
+    from lorafinetune_trainer import publishing
+    from lorafinetune_trainer.product import initial
     from lorafinetune_trainer.product import intermediate as intermediates
     from lorafinetune_trainer.product.intermediate import Intermediate
     from lorafinetune_trainer.product.product import Product
+    from lorafinetune_trainer.sampling import validation
     from lorafinetune_trainer.saving.saver import Saver
+    from lorafinetune_trainer.telling import steps as telling
     from lorafinetune_trainer.training import model as models
     from lorafinetune_trainer.training.loop import Loop
 
     config, ending, reporter = wires.config, wires.ending, wires.reporter
     training = config.training
     model = models.load(given.files, training, given.accelerator.device, compiled=given.plan.compiled)
+    if given.initial is not None:
+        initial.put(given.initial, model.weights, training, int(model.unet.config.layers_per_block))
     total = planning.total(given.plan, training)
     loop = Loop(
         model,
@@ -117,31 +121,38 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     # What lives now lives on: the collector need not walk through it again, which would stall the saver's thread.
     gc.collect()
     gc.freeze()
-    saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=intermediate.beside)
+    steps = telling.begin(wires, model.unet.config, planning.device(), step=loop.step, total=total)
+
+    def beside(step: int, deadline: float | None) -> None:
+        intermediate.beside(step, deadline)
+        steps.metrics.put(step, deadline)
+
+    saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=beside)
     ending.rescue = saver.rescue
     wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
+    pictures = validation.begin(wires, given, model, loop)
+    if pictures is not None and loop.step < total:
+        pictures.show(loop.step)  # what the attempt before did not come to
 
     def on_step(progress: Progress) -> None:
+        steps.tell(progress)
         ending.hold()
         ending.standing.step = progress.step
-        reporter.tell(
-            EventType.PROGRESS,
-            progress.step,
-            phase=Phase.TRAINING,
-            loss=progress.loss,
-            learning_rate=progress.learning_rate,
-            seconds_per_step=progress.seconds_per_step,
-        )
         intermediate.take(progress.step)
         if progress.step % config.checkpoint.every_steps == 0 and progress.step < total:
             saver.offer(loop.snapshot(), SaveReason.PERIODIC)
+        if pictures is not None and progress.step < total:
+            pictures.show(progress.step)
 
     loop.train(on_step)
     wires.enter(Phase.SAVING)
     if ending.standing.durable_step < loop.step:
         saver.offer(loop.snapshot(), SaveReason.FINAL)
     saver.drain()
-    return _publish(wires, replace(product, updates=loop.updates), loop, intermediate)
+    if pictures is not None:
+        pictures.show(loop.step)  # the last weights are safe whatever becomes of them
+    product = replace(product, updates=loop.updates)
+    return publishing.publish(wires, product, loop, intermediate=intermediate, metrics=steps.metrics, pictures=pictures)
 
 
 def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry | None:
@@ -172,27 +183,3 @@ def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: lis
     if remarks:
         words.append("the bytes may differ from those of an undisturbed run: " + ", ".join(remarks))
     return "; ".join(words)
-
-
-def _publish(wires: Wires, product: Product, loop: Loop, intermediate: Intermediate) -> ExitCode:
-    """Make the artifact durable; from here on SIGTERM waits a little."""
-    from lorafinetune_trainer.product import card, export
-
-    wires.ending.grace = EXPORT_GRACE
-    wires.enter(Phase.EXPORTING)
-    provenance = {
-        "device": planning.device(),
-        **{f"library.{name}": version for name, version in planning.libraries().items()},
-    }
-    run_, checkpoints = wires.config.run, wires.checkpoints
-    history = card.History(f"{run_.namespace}/{run_.name}", run_.uid, checkpoints.attempt)
-    files = export.files(loop.published(), product, card=card.write(product, history))
-    kept = intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note)
-    entry = checkpoints.publish(loop.step, loop.updates, files, provenance, kept)
-    wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)
-    try:
-        checkpoints.tidy()  # a superseded artifact
-        intermediate.discard(wires.bucket)
-    except (errors.StorageError, Fenced, HeadLost) as error:  # the product is safe; the operator sweeps what is left
-        wires.reporter.note(f"left-overs could not be deleted: {error}")
-    return ExitCode.FINISHED

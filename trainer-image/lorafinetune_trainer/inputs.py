@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lorafinetune.contract import canonical
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
@@ -20,7 +21,7 @@ from lorafinetune_trainer import planning
 from lorafinetune_trainer.base import fetching
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
-from lorafinetune_trainer.conditioning import latents, prompts
+from lorafinetune_trainer.conditioning import classimages, latents, prompts
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.objects import Compute
 from lorafinetune_trainer.conditioning.recipe import Recipe
@@ -29,6 +30,7 @@ from lorafinetune_trainer.data import buckets, preflight
 from lorafinetune_trainer.data import dataset as datasets
 from lorafinetune_trainer.data.dataset import Dataset
 from lorafinetune_trainer.failure import Failure
+from lorafinetune_trainer.product.initial import fetch as fetch_initial
 from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Inputs:
     dataset_digest: str
     files: Files
     accelerator: Accelerator
+    initial: bytes | None
+    """The LoRA file that the weights begin with, where there is one and no step has been done."""
     remarks: list[str]
     """What may make the bits differ from those of an undisturbed run."""
 
@@ -69,6 +73,7 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
     vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
     base_model_digest = files.digest(TRAINED)
+    first = fetch_initial(config.training.lora.init_from, wires.open) if not head.checkpoints else None
     importing.join()
 
     from lorafinetune_trainer.training import model
@@ -78,8 +83,9 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
-        class_digest=classes.digest if classes is not None else None,
+        class_digest=classes.digest if classes is not None else classimages.digest(config, base_model_digest),
         base_model_digest=base_model_digest,
+        initial_lora_digest=canonical.sha256(first) if first is not None else None,
         images=dataset.shown,
         thread_count=threads,
         level=level,
@@ -87,6 +93,10 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
+        if config.dataset.makes_class_images:
+            digests = [base_model_digest, vae.digest(), files.digest(ENCODERS - {"vae"})]
+            classes = classimages.make(wires, files, vae, accelerator.device, digests=digests)
+            model.release()
         wires.enter(Phase.CONDITIONING)
         entry = _condition(wires, dataset, classes, files, vae=vae, device=accelerator.device)
         head = wires.checkpoints.pin(mine, entry)
@@ -95,7 +105,7 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     assert head.conditioning is not None
     wires.enter(Phase.RESUMING)
     samples = _load(wires, head.conditioning)
-    return Inputs(head.plan, samples, dataset.digest, files, accelerator, remarks)
+    return Inputs(head.plan, samples, dataset.digest, files, accelerator, first, remarks)
 
 
 def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:

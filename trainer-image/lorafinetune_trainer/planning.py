@@ -11,6 +11,7 @@ from typing import Final
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.contract.training import MAX_STEPS, Training
+from lorafinetune_trainer import instructions
 from lorafinetune_trainer.failure import invalid
 
 LIBRARIES: Final = ("accelerate", "diffusers", "numpy", "peft", "torch", "transformers")
@@ -32,12 +33,12 @@ def libraries() -> dict[str, str]:
 
 
 def device() -> str:
-    """Return the GPU's product name, or ``cpu`` with its kind and vector instructions, which change the rounding."""
+    """Return the GPU's product name, or ``cpu`` with kind, maker and vector instructions, which change the rounding."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"cpu {platform.machine()} {instructions.maker()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 STEPS: Final = (300, 3000)
@@ -73,6 +74,7 @@ def make(
     thread_count: int,
     level: str,
     class_digest: str | None = None,
+    initial_lora_digest: str | None = None,
 ) -> Plan:
     """Return the plan that this attempt would commit."""
     training = config.training
@@ -82,6 +84,7 @@ def make(
         dataset_digest=dataset_digest,
         class_digest=class_digest,
         base_model_digest=base_model_digest,
+        initial_lora_digest=initial_lora_digest,
         steps=steps(training, images),
         micro_batch=training.micro_batch or training.batch_size,
         precision=training.precision,
@@ -120,6 +123,9 @@ def check(plan: Plan, mine: Plan) -> list[str]:
         wrong.append("the images or captions of dataset.classSource have changed")
     if plan.base_model_digest != mine.base_model_digest:
         wrong.append("the weights of baseModel.source have changed")
+    # None where a checkpoint has taken its place: it is not even fetched then.
+    if mine.initial_lora_digest is not None and plan.initial_lora_digest != mine.initial_lora_digest:
+        wrong.append("the file of training.lora.initFrom has changed")
     if wrong:
         raise invalid(
             "PlanMismatch",

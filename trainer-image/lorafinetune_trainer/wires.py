@@ -22,6 +22,8 @@ class Wires:
     ending: Ending
     bucket: Bucket
     """Stands on the run's own prefix."""
+    urgent: Bucket
+    """The same, giving up early: for what the notice, or the training, cannot wait for."""
     checkpoints: Checkpoints
     reporter: Reporter
     scratch: Path

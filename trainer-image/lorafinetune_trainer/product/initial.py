@@ -10,7 +10,7 @@ from lorafinetune.contract import layout
 from lorafinetune.contract.training import Targets, Training
 from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.product import names
+from lorafinetune_trainer.product import names, reading
 from lorafinetune_trainer.product.product import scale
 from lorafinetune_trainer.product.reading import Lora, Module, refuse
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 MAX_BYTES: Final = 4 * 1024**3
 
 
-def fetch(source: str, open_: Callable[[layout.Location], Bucket]) -> bytes:
+def fetch(source: str | None, open_: Callable[[layout.Location], Bucket]) -> bytes | None:
     """Return the bytes of ``training.lora.initFrom``: ``s3://bucket/key`` at the run's store, or a file."""
+    if source is None:
+        return None
     if source.startswith("s3://"):
         try:
             bucket, key = layout.parse_uri(source)
@@ -39,6 +41,16 @@ def fetch(source: str, open_: Callable[[layout.Location], Bucket]) -> bytes:
         return path.read_bytes()
     except OSError as error:
         refuse(f"{source} cannot be read ({error.strerror})", "correct the path, or write s3://bucket/key.safetensors")
+
+
+def put(body: bytes, trained: Mapping[str, torch.nn.Parameter], training: Training, layers_per_block: int) -> None:
+    """Let the weights that are *trained* begin as the LoRA file *body* says; raises Failure (InvalidLora)."""
+    import torch
+
+    shapes = {name: tuple(one.shape) for name, one in trained.items()}
+    with torch.no_grad():
+        for name, one in weights(reading.read(body, layers_per_block), training, shapes).items():
+            trained[name].copy_(one)
 
 
 def weights(lora: Lora, training: Training, expected: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

@@ -81,6 +81,10 @@ class Intermediate:
         self._pending: dict[int, Mapping[str, torch.Tensor]] = {}
         self._done: set[int] = set()
 
+    def names(self) -> list[str]:
+        """Return what the kohya files of all chosen steps are called beside the artifact."""
+        return [kohya_name(step) for step in sorted(self._steps)]
+
     def take(self, step: int) -> None:
         """Take the weights if *step*, which has just been done, is a chosen one. Called before the next step begins."""
         if step not in self._steps:

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import random
+import shutil
 import ssl
 import sys
 import threading
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 from lorafinetune.contract import canonical
 from lorafinetune.contract.event import EVENTS_PATH, MAX_MESSAGE, Event, EventType, Phase
 from lorafinetune.contract.runconfig import Webhook
+from lorafinetune_trainer.telling import progressbar
 
 TIMEOUT: Final = 2.0
 """Seconds for each step of one request."""
@@ -56,8 +58,12 @@ class Reporter:
         self._sequence = 0
         self._hurry = False
         self._last_progress = float("-inf")
-        self._line_open = False
+        self._bar = ""
+        self._began = self._entered = time.monotonic()
+        self._phase: Phase | None = None
         self._last_note = ""
+        self.total_steps: int | None = None
+        """Optimizer steps of the run, once they are known: told with every start and progress."""
         if webhook is not None:
             try:
                 parts = urlsplit(webhook.url)
@@ -78,6 +84,8 @@ class Reporter:
             if now - self._last_progress < PROGRESS_INTERVAL:
                 return
             self._last_progress = now
+        if type_ in (EventType.STARTED, EventType.PROGRESS):
+            members["total_steps"] = self.total_steps
         members["message"] = str(members.get("message", ""))[:MAX_MESSAGE]
         with self._change:
             # The number is given when the event enters: one that is replaced unsent takes its number with it, and a
@@ -188,32 +196,34 @@ class Reporter:
             return answer.status, _message_of(text), float(wait) if wait.isdigit() else 0.0
 
     def _print(self, event: Event) -> None:
-        members = event.to_json()
-        words = [f"step {event.step}"]
-        if event.loss is not None:
-            words.append(f"loss {event.loss:.4f}")
-        if event.seconds_per_step:
-            words.append(f"{event.seconds_per_step:.2f} s/step")
-        if event.checkpoint is not None:
-            words.append(f"checkpoint {event.checkpoint.id}")
-        if event.saved is not None:
-            words.append(f"saved: {event.saved}")
-        if event.phase is not None and event.phase is not Phase.TRAINING:
-            words.append(str(event.phase))
-        if event.reason:
-            words.append(event.reason)
-        text = f"{event.type}: {', '.join(words)}" + (f": {event.message}" if event.message else "")
-        self._write(members, text, fleeting=event.type is EventType.PROGRESS and event.loss is not None)
+        self._write(event.to_json(), progressbar.sentence(event), event)
 
-    def _write(self, members: dict[str, Any], text: str, *, fleeting: bool = False) -> None:
+    def _write(self, members: dict[str, Any], text: str, event: Event | None = None) -> None:
+        """Print a JSON line; on a terminal a sentence above the one bar, or the bar itself."""
         if not self._readable:
             line = json.dumps(members, sort_keys=True) + "\n"
         else:
-            line = ("\r\x1b[K" if self._line_open else "") + text + ("" if fleeting else "\n")
-            self._line_open = fleeting
+            line = progressbar.CLEAR if self._bar else ""
+            if event is not None:
+                self._redraw(event)
+            line += (f"{text}\n" if text else "") + self._bar
         with contextlib.suppress(OSError, ValueError):  # a closed terminal must not end the training
             sys.stdout.write(line)
             sys.stdout.flush()
+
+    def _redraw(self, event: Event) -> None:
+        now = time.monotonic()
+        if event.phase is not self._phase:
+            self._phase, self._entered = event.phase, now
+        if event.type is EventType.CHECKPOINT:
+            return  # the bar stays as it was
+        self._bar = progressbar.bar(
+            event,
+            elapsed=now - self._began,
+            in_phase=now - self._entered,
+            columns=shutil.get_terminal_size().columns,
+            plain=not (sys.stdout.encoding or "").lower().startswith("utf"),
+        )
 
 
 def _message_of(text: str) -> str:

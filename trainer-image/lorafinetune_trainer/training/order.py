@@ -26,6 +26,7 @@ _CAPTION: Final = "caption"
 _DROP: Final = "drop"
 _OFFSET: Final = "offset"
 _INITIAL: Final = "initial"
+_PICTURE: Final = "picture"
 
 
 class Kind(StrEnum):
@@ -105,6 +106,11 @@ def caption(seed: int, step: int, slot: int, orders: int, kind: Kind = Kind.INST
 def drops(seed: int, step: int, slot: int, share: float, kind: Kind = Kind.INSTANCE) -> bool:
     """Whether the caption at this place is left out: with probability *share*, 0 ... 1."""
     return (_word(seed, kind + _DROP, step, slot) >> 11) * 2.0**-53 < share
+
+
+def picture(seed: int, number: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the standard normal noise that picture *number* begins with. It takes no part in the training."""
+    return _normal(seed, _PICTURE, 0, number, shape)
 
 
 def initial_weight(seed: int, name: str, shape: tuple[int, int]) -> NDArray[np.float64]:

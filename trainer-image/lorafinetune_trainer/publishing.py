@@ -1,0 +1,70 @@
+"""The last act of a run: everything that people take away, gathered and made durable as the artifact."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from lorafinetune.contract import layout
+from lorafinetune.contract.event import EventType, Phase
+from lorafinetune.contract.exit_codes import ExitCode
+from lorafinetune.contract.head import Fenced, HeadLost
+from lorafinetune.storage import errors
+from lorafinetune_trainer import planning
+from lorafinetune_trainer.product import card, curve, export
+from lorafinetune_trainer.product.intermediate import Intermediate
+from lorafinetune_trainer.product.product import Product
+from lorafinetune_trainer.sampling import validation
+from lorafinetune_trainer.sampling.validation import Validation
+from lorafinetune_trainer.telling import metrics as figures
+from lorafinetune_trainer.telling.metrics import Metrics
+from lorafinetune_trainer.wires import Wires
+
+if TYPE_CHECKING:
+    from lorafinetune_trainer.training.loop import Loop
+
+EXPORT_GRACE: Final = 5.0
+"""Seconds for which SIGTERM waits while the artifact is being published."""
+
+
+def publish(
+    wires: Wires,
+    product: Product,
+    loop: Loop,
+    *,
+    intermediate: Intermediate,
+    metrics: Metrics,
+    pictures: Validation | None,
+) -> ExitCode:
+    """Make the artifact durable: LoRA, card, pictures, figures, LoRAs of chosen steps. The last step is durable."""
+    wires.enter(Phase.EXPORTING)
+    lines, extra = metrics.published(loop.total)
+    if (drawn := curve.draw(figures.losses(lines))) is not None:
+        extra[export.CURVE] = drawn
+    if pictures is not None:
+        extra |= pictures.files()
+    run, checkpoints = wires.config.run, wires.checkpoints
+    seconds = math.fsum(float(one.get("secondsPerStep", 0.0)) for one in lines)
+    written = card.write(
+        product,
+        card.History(f"{run.namespace}/{run.name}", run.uid, checkpoints.attempt, {"Training": seconds}),
+        samples=sorted(one for one in extra if one.startswith(f"{layout.SAMPLES}{loop.total:08}-")),
+        grid=validation.GRID if validation.GRID in extra else None,
+        curve=export.CURVE in extra,
+        intermediate=intermediate.names(),
+    )
+    wires.ending.grace = EXPORT_GRACE
+    files = export.files(loop.published(), product, card=written, extra=extra)
+    kept = intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note)
+    provenance = {
+        "device": planning.device(),
+        **{f"library.{name}": version for name, version in planning.libraries().items()},
+    }
+    entry = checkpoints.publish(loop.step, loop.updates, files, provenance, kept)
+    wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)
+    try:
+        checkpoints.tidy()  # a superseded artifact
+        intermediate.discard(wires.bucket)
+    except (errors.StorageError, Fenced, HeadLost) as error:  # the product is safe; the operator sweeps what is left
+        wires.reporter.note(f"left-overs could not be deleted: {error}")
+    return ExitCode.FINISHED

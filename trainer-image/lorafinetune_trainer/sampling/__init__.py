@@ -1,0 +1,1 @@
+"""Pictures, made with the model as it stands."""

@@ -1,0 +1,69 @@
+"""What a terminal shows of an attempt: one bar that moves, and sentences above it for what happened once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lorafinetune.contract.event import Event, EventType, Phase
+
+CLEAR: Final = "\r\x1b[K"
+"""Takes the bar away."""
+_LAST: Final = frozenset({EventType.FINISHED, EventType.YIELDED, EventType.FAILED})
+
+
+def bar(event: Event, *, elapsed: float, in_phase: float, columns: int, plain: bool = False) -> str:
+    """Return the bar after *event*, narrower than *columns*; none after the last event of an attempt.
+
+    It counts the phase's items, where it has some, else the run's steps. *elapsed* are the attempt's seconds,
+    *in_phase* those of the phase; *plain* means ASCII.
+    """
+    from tqdm import tqdm
+
+    if event.type in _LAST:
+        return ""
+    done, total, rate, unit = event.step, event.total_steps, 0.0, "step"
+    words = "".join(
+        [
+            f", loss {event.loss:.4f}" if event.loss is not None else "",
+            f", MFU {event.mfu:.0%}" if event.mfu is not None else "",
+        ]
+    )
+    if event.phase is Phase.TRAINING and event.seconds_per_step:
+        rate = 1 / event.seconds_per_step
+    elif event.phase is not Phase.TRAINING and event.total:
+        done, total, unit = event.done or 0, event.total, "item"
+        rate = done / in_phase if in_phase else 0.0
+    phase = str(event.phase or Phase.STARTING)
+    if not total:
+        return f"{phase} [{tqdm.format_interval(elapsed)}]"[: columns - 1]
+    pace = "<{remaining}, {rate_inv_fmt}" if rate else ""
+    # One column less than there are: a terminal wraps after the last one.
+    made: str = tqdm.format_meter(
+        min(done, total),
+        total,
+        elapsed,
+        ncols=max(1, columns - 1),
+        prefix=phase,
+        ascii=plain,
+        unit=unit,
+        rate=rate or None,
+        postfix=words.removeprefix(", "),
+        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}" + pace + "{postfix}]",
+    )
+    return made
+
+
+def sentence(event: Event) -> str:
+    """Return what is said of *event* above the bar; nothing where the bar says it."""
+    if event.type is EventType.PROGRESS and (event.loss is not None or event.total is not None or not event.message):
+        return ""
+    words = [f"step {event.step}"]
+    if event.checkpoint is not None:
+        words.append(f"checkpoint {event.checkpoint.id}")
+    if event.saved is not None:
+        words.append(f"saved: {event.saved}")
+    if event.phase is not None and event.phase is not Phase.TRAINING:
+        words.append(str(event.phase))
+    if event.reason:
+        words.append(event.reason)
+    return f"{event.type}: {', '.join(words)}" + (f": {event.message}" if event.message else "")
