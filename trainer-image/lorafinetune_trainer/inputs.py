@@ -129,10 +129,10 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
     Where they are *decoded* what is odd about them is told: nothing has cost GPU time yet.
     """
     wires.enter(Phase.SCANNING)
-    source, training = wires.config.dataset, wires.config.training
-    dataset = datasets.scan(datasets.instances(source), wires.open, decoded=decoded)
+    source, training, note = wires.config.dataset, wires.config.training, wires.reporter.note
+    dataset = datasets.scan(datasets.instances(source), wires.open, decoded=decoded, note=note)
     asked = datasets.classes(source)
-    classes = datasets.scan(asked, wires.open, decoded=decoded) if asked is not None else None
+    classes = datasets.scan(asked, wires.open, decoded=decoded, note=note) if asked is not None else None
     if not decoded:
         return dataset, classes
     summaries, remarks = [], []
@@ -145,7 +145,7 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
             summaries.append(preflight.summary(found, frames, what))
             remarks += [which + one for one in (*found.remarks, *preflight.odd_shapes(frames))]
     for remark in remarks:
-        wires.reporter.note(remark)
+        note(remark)
     wires.enter(Phase.SCANNING, "; ".join([*summaries, *remarks]))
     return dataset, classes
 
