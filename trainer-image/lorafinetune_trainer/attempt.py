@@ -17,6 +17,7 @@ from lorafinetune_trainer import imports, inputs, instructions, places, planning
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Verified
+from lorafinetune_trainer.telling import tensorboard
 from lorafinetune_trainer.telling.report import Reporter
 from lorafinetune_trainer.wires import Wires
 
@@ -51,9 +52,11 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         on_stop=lambda reason, message: ending.fail(Failure(ExitCode.FENCED, reason, message)),
     )
     level = instructions.hold(head.plan.instructions if head.plan is not None else None)
+    tensorboard.require(config.metrics.tensor_board)
     importing = imports.begin(config.training)
     found = checkpoints.newest_verified()
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
+    reporter.total_steps = config.training.steps or (head.plan.steps if head.plan is not None else None)
     reporter.tell(
         EventType.STARTED,
         standing.step,

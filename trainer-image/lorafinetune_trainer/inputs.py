@@ -15,7 +15,6 @@ from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
-from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
@@ -84,7 +83,7 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
-        class_digest=_class_digest(config, classes, base_model_digest),
+        class_digest=classes.digest if classes is not None else classimages.digest(config, base_model_digest),
         base_model_digest=base_model_digest,
         initial_lora_digest=canonical.sha256(first) if first is not None else None,
         images=dataset.shown,
@@ -107,13 +106,6 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     wires.enter(Phase.RESUMING)
     samples = _load(wires, head.conditioning)
     return Inputs(head.plan, samples, dataset.digest, files, accelerator, first, remarks)
-
-
-def _class_digest(config: RunConfig, found: Dataset | None, base_model_digest: str) -> str | None:
-    """Return the digest of the class images: of those that were *found*, or of what makes them."""
-    if found is not None:
-        return found.digest
-    return classimages.digest(config, base_model_digest) if config.dataset.makes_class_images else None
 
 
 def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:

@@ -39,7 +39,7 @@ def publish(
     """Make the artifact durable: LoRA, card, pictures, figures, LoRAs of chosen steps. The last step is durable."""
     wires.enter(Phase.EXPORTING)
     lines, extra = metrics.published(loop.total)
-    if (drawn := curve.draw(figures.curve(lines))) is not None:
+    if (drawn := curve.draw(figures.losses(lines))) is not None:
         extra[export.CURVE] = drawn
     if pictures is not None:
         extra |= pictures.files()

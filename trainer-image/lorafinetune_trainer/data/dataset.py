@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.runconfig import Dataset as Source
@@ -29,6 +29,8 @@ MAX_IMAGES: Final = 2000
 MAX_IMAGE_BYTES: Final = 128 * 1024 * 1024
 PARALLEL: Final = 8
 NOT_SEEN: Final = Size(0, 0)
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,14 @@ class Dataset:
         """Images that an epoch shows, repeats counted."""
         return sum(image.repeats for image in self.images)
 
-    def picture(self, image: Image) -> Picture:
-        """Return *image* decoded: upright, RGB. Its bytes must be those that were scanned."""
+    def decode(self, image: Image, use: Callable[[Picture], _Result]) -> _Result:
+        """Return what *use* makes of *image*, upright and RGB. Its bytes must be those that were scanned."""
         body = self.read(image.name, MAX_IMAGE_BYTES)
         if canonical.sha256(body) != image.sha256:
             raise invalid(
                 "DatasetChanged", f"{image.name} changed while the data set was being read: leave the data set alone"
             )
-        return pictures.decode(image.name, body)
+        return pictures.decode(image.name, body, use)
 
 
 def of(images: Iterable[Image], read: Read, remarks: Iterable[str] = ()) -> Dataset:
@@ -157,8 +159,9 @@ def _look(name: str, files: Place, listed: dict[str, str] | None, asked: Asked, 
     body = files.read(name, MAX_IMAGE_BYTES)
     size, pixels = NOT_SEEN, ""
     if decoded:
-        picture = pictures.decode(name, body)
-        size, pixels = Size(*picture.size), canonical.sha256(picture.tobytes())
+        size, pixels = pictures.decode(
+            name, body, lambda picture: (Size(*picture.size), canonical.sha256(picture.tobytes()))
+        )
     concept = concepts.of(name)
     caption = captions.own(name, files, listed or {}) or concept.words or asked.prompt
     if not caption and listed is not None:  # else it may stand where it could not be read

@@ -96,12 +96,10 @@ class Checkpoints:
                 raise self._collected()
         except errors.Conflict as error:
             raise invalid("StorageTaken", str(error)) from error
-        made_anew = False
 
         def transition(head: Head | None) -> Head:
-            nonlocal made_anew
-            made_anew = made_anew or head is None
-            if head is None and expect_head:
+            # A head that names checkpoints is never made anew over them: whoever lost it, the operator rebuilds it.
+            if head is None and (expect_head or any(self._bucket.walk(layout.CHECKPOINTS, limit=1))):
                 raise heads.HeadLost(
                     f"{self._bucket.uri(layout.HEAD)} is gone, though a checkpoint of the run is known"
                 )
@@ -112,11 +110,16 @@ class Checkpoints:
 
         self.head = stored.change(self._bucket, transition)
         self.attempt = self.head.attempt
-        # A collection deletes the mark, and then the head: no head may mean that one has just ended.
-        if by_operator and made_anew and not stored.is_marked(self._bucket, run.uid):
+        # A collection deletes the mark, and then the head. A head that names nothing may be one that was made after
+        # that, by this attempt or by another one that came as late.
+        if by_operator and not self._names_anything() and not stored.is_marked(self._bucket, run.uid):
             self._bucket.erase(layout.HEAD)
             raise self._collected()
         return self.head
+
+    def _names_anything(self) -> bool:
+        head = self.head
+        return bool(head.checkpoints or head.artifact or head.conditioning or head.plan)
 
     def _collected(self) -> HeadLost:
         where = self._bucket.uri()
