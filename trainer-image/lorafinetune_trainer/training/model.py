@@ -114,6 +114,10 @@ class _Other:
         device: torch.device = self.module.device
         return device
 
+    @property
+    def config(self) -> Any:
+        return self.module.config
+
     def __call__(self, *given: Any, **named: Any) -> Any:
         return _call(self.module, self.weights, *given, **named)
 
