@@ -28,6 +28,7 @@ from lorafinetune.storage.bucket import Bucket
 from tests.integration.trainer.s3 import Access
 
 PRELOADED = [
+    "tests.integration.trainer.held",
     "torch",
     "accelerate",
     "peft",
@@ -263,10 +264,12 @@ class Trainers:
         environment: dict[str, str] | None = None,
         cold: bool = False,
         fifo: bool = False,
+        terminal: Path | None = None,
     ) -> Trainer:
         """Start an attempt of *config*; *environment* is added to its own.
 
-        A *cold* one imports everything itself; with *fifo* its output is a pipe that nobody reads.
+        A *cold* one imports everything itself; with *fifo* its output is a pipe that nobody reads, with *terminal*
+        that terminal.
         """
         folder = self.folder / f"{next(self._numbers)}-{config.run.name}"
         folder.mkdir()
@@ -289,7 +292,8 @@ class Trainers:
                 started = Cold(subprocess.Popen(command, env={**os.environ, **variables}, stdout=output, stderr=output))
             self._started.append(started)
             return Trainer(started, folder)
-        process = forkserver().Process(target=_become_trainer, args=(arguments, variables, str(folder / "output")))
+        output_ = str(terminal or folder / "output")
+        process = forkserver().Process(target=_become_trainer, args=(arguments, variables, output_))
         process.start()
         self._started.append(process)
         return Trainer(process, folder)

@@ -67,6 +67,8 @@ def test_the_artifact_is_whole(finished: Run) -> None:
     assert [file.name for file in manifest.files] == [
         "README.md",
         "lora_kohya.safetensors",
+        "loss.svg",
+        "metrics.jsonl",
         "pytorch_lora_weights.safetensors",
     ]
     assert {one.key: one.size for one in finished.bucket.walk(artifact.folder) if "manifest" not in one.key} == {

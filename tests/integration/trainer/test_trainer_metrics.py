@@ -161,11 +161,3 @@ def test_many_attempts_are_put_together(s3: Access, name: str, tmp_path: Path) -
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bucket.get(one.key).body)
     assert curve(tmp_path) == [(step, float(min(step, 70))) for step in range(1, 73)]
-
-
-def test_the_curve_is_thinned_and_keeps_its_end() -> None:
-    lines = [line(step, 1, loss=step / 10) for step in range(1, 1001)]
-    points = metrics.curve(lines, 100)
-    assert len(points) == 100
-    assert points[-1] == (1000, 100.0)
-    assert metrics.curve([line(1, 1, loss=None)]) == []

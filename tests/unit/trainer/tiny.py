@@ -14,7 +14,7 @@ import torch
 from examples import tiny_sdxl
 from lorafinetune.contract.training import Precision, Training
 from lorafinetune_trainer.base import parts
-from lorafinetune_trainer.base.files import Files
+from lorafinetune_trainer.base.files import Folder
 from lorafinetune_trainer.conditioning import prompts
 from lorafinetune_trainer.conditioning.samples import Latents, Prompt, Sample, Samples
 from lorafinetune_trainer.saving import state
@@ -33,7 +33,7 @@ def _frozen() -> tuple[Any, Any, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         root = tiny_sdxl.build(Path(folder))
         names = tuple(str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file())
-        files = Files(root, names)
+        files = Folder(root, names)
         return (
             parts.load_unet(files, torch.float32),
             parts.load_text_encoders(files, torch.float32),
