@@ -109,10 +109,8 @@ class _Other:
     module: Any
     weights: dict[str, torch.Tensor] | None
 
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.module.device
-        return device
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         return _call(self.module, self.weights, *given, **named)
