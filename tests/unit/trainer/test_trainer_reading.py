@@ -32,7 +32,7 @@ def started(
     """The weights that a run of *lora* starts with, from a file of *tensors*."""
     training = product(lora=lora).config.training
     shapes = {name: tuple(tensor.shape) for name, tensor in (expected or WEIGHTS).items()}
-    return initial.weights(reading.read(state.encode(tensors, metadata), 2), training, shapes)
+    return initial.weights(initial.check(state.encode(tensors, metadata), training, 2), training, shapes)
 
 
 def added(found: dict[str, torch.Tensor], **lora: Any) -> torch.Tensor:

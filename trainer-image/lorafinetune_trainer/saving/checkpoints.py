@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -293,9 +293,23 @@ class Checkpoints:
                 "training.learningRate; the checkpoints before it are kept",
             )
         folder = layout.checkpoint(self.attempt, snapshot.step)
-        put = partial(self._put_file, bucket, folder, watch=upload.go_on)
+        # No more parts exist than are on their way: all at once would be the whole state once more.
+        places = threading.Semaphore(PARALLEL)
+
+        def put(name: str, body: memoryview) -> File:
+            try:
+                return self._put_file(bucket, folder, name, body, upload.go_on)
+            finally:
+                places.release()
+
+        waiting: list[Future[File]] = []
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="put") as pool:
-            waiting = [pool.submit(put, *part) for part in state.split(snapshot.tensors)]
+            for part in state.split(snapshot.tensors):
+                places.acquire()
+                upload.go_on()
+                waiting.append(pool.submit(put, *part))
+                if any(one.done() and one.exception() is not None for one in waiting):
+                    break
             files = [one.result() for one in waiting]
         manifest = Manifest(
             kind="checkpoint",
