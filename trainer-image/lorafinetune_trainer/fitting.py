@@ -83,8 +83,8 @@ def short(training: Training, need: Need, *, host: int, gpu: int | None, images:
         "choose a pool with more memory (placement.pools)",
     ]
     return (
-        f"{what} {_gib(there)} for this attempt, and {images} image{'s' if images > 1 else ''} of "
-        f"{training.resolution} pixels at once need {_gib(wanted)} by calculation ({_gib(need.fixed)} for weights and "
+        f"{what} {_gib(there)} for this attempt, and {'1 image' if images == 1 else f'{images} images'} of "
+        f"{training.resolution} pixels at once need{'s' if images == 1 else ''} {_gib(wanted)} by calculation ({_gib(need.fixed)} for weights and "
         f"state, {_gib(need.image)} for each image): {', or '.join(fixes)}"
     )
 

@@ -56,7 +56,6 @@ def test_it_computes_what_peft_computes(lora: dict[str, Any]) -> None:
     with torch.no_grad():
         for name, weight in ours.weights.items():
             if "magnitude" in name:
-                assert torch.allclose(weight, theirs[name].float(), rtol=0.2)  # peft's begin with other B
                 weight.mul_(1.0 + 0.1 * torch.randn(weight.shape, generator=random))
             else:
                 weight.copy_(0.1 * torch.randn(weight.shape, generator=random))
