@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -62,7 +63,7 @@ class Marks:
     def step_seconds(self) -> list[float]:
         """Seconds of each step but the first."""
         ends = [float(one["at"]) for one in self.all("step")]
-        return [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
+        return [later - earlier for earlier, later in itertools.pairwise(ends)]
 
     @property
     def loop_seconds(self) -> float:

@@ -112,6 +112,10 @@ class _Other:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
 
+    @property
+    def config(self) -> Any:
+        return self.module.config
+
     def __call__(self, *given: Any, **named: Any) -> Any:
         return _call(self.module, self.weights, *given, **named)
 
