@@ -25,9 +25,9 @@ from tests.bench.trainer.figures import Figure, median, render, to_json
 from tests.bench.trainer.relay import relay
 from tests.bench.trainer.stage import MODEL_SHA256, Stage, digest, stage
 
-ROUNDS = 3
-STEPS = 40
-LONG = 200
+ROUNDS = 2
+STEPS = 20
+LONG = 100
 """Steps of the runs with and without checkpoints."""
 EVERY = 50
 
