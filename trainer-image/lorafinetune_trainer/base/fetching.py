@@ -91,7 +91,7 @@ def _fetch_single(place: Place, name: str, parts: frozenset[str]) -> Single:
         folder = place.bring_spans(spans)
         return Single(folder, name, header.read(folder / name), configs)
     except ValueError as error:
-        raise wrong(place, f"it is damaged: {error}") from error
+        raise wrong(place, f"it is damaged ({error}): fetch or upload it again") from error
 
 
 def _fetch_single_vae(place: Place, name: str) -> Part:
@@ -107,7 +107,7 @@ def _fetch_single_vae(place: Place, name: str) -> Part:
         folder = place.bring_spans(lambda found: found.spans(found.tensors))
         return Part(Single(folder, name, header.read(folder / name), configs, whole="vae"), "vae")
     except ValueError as error:
-        raise wrong(place, f"it is damaged: {error}") from error
+        raise wrong(place, f"it is damaged ({error}): fetch or upload it again") from error
 
 
 def _beside(place: Place, name: str) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ def _check_weights(place: Place, folder: Path, names: Iterable[str]) -> None:
             try:
                 why = family.of_types(header.read(folder / name).tensors)
             except ValueError as error:
-                raise wrong(place, f"{name} is damaged: {error}") from error
+                raise wrong(place, f"{name} is damaged ({error}): fetch or upload it again") from error
             if why:
                 raise wrong(place, f"{name}: {why}")
 
