@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lorafinetune.api.finetune import LoRAFineTuneSpec
+from lorafinetune.api.schema import structural
 from lorafinetune.contract import canonical, runconfig
 from lorafinetune.engine.decision import CreatePod
 from lorafinetune.engine.observation import RunSeen
@@ -13,6 +14,7 @@ from tests.unit.engine.given import pool
 
 RUN = RunSeen("n" * 63, "r" * 63, "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0", 1, 0.0, has_finalizer=True)
 TRAINER = pods.Trainer(image="trainer", webhook_url="https://operator.svc:8443", webhook_ca="c" * 4096)
+WIDE = "\U0001d54f"
 SECTIONS = ("baseModel", "dataset", "training", "checkpoint", "validation", "metrics")
 
 FULL: dict[str, Any] = {
@@ -88,23 +90,45 @@ def test_what_is_absent_stays_so() -> None:
     assert not told.metrics.tensor_board
 
 
+def longest(path: str) -> str:
+    """Return a text as long as the API server lets that field of the spec be, in characters of four bytes each."""
+    schema = structural(LoRAFineTuneSpec)
+    for name in path.split("."):
+        schema = schema["items"] if name == "[]" else schema["properties"][name]
+    return WIDE * int(schema["maxLength"])
+
+
+def place(path: str) -> str:
+    """Return the longest path of a .safetensors file for that field."""
+    name = "/model.safetensors"
+    return "/" + longest(path)[: -len(name) - 1] + name
+
+
 def test_the_largest_run_config_fits_into_its_variable() -> None:
-    """Every text as long as the API server lets it be, in characters of four bytes each, and a CA of 4 KiB."""
-    wide = "\U0001d54f"
-    place = "/" + wide * 1011 + ".safetensors"
-    assert len(place) == 1024
+    """With an authority of 4 KiB beside it."""
     largest = FULL | {
-        "baseModel": FULL["baseModel"] | {"source": place, "vae": place, "revision": "r" * 128},
-        "dataset": {
-            "source": place,
-            "classSource": place,
-            "instancePrompt": wide * 2048,
-            "classPrompt": wide * 2048,
+        "baseModel": {
+            "source": place("baseModel.source"),
+            "vae": place("baseModel.vae"),
+            "revision": "r" * len(longest("baseModel.revision")),
+            "credentialsSecret": "hub",
         },
-        "training": FULL["training"] | {"lora": FULL["training"]["lora"] | {"initFrom": place}},
+        "dataset": {
+            "source": place("dataset.source"),
+            "classSource": place("dataset.classSource"),
+            "instancePrompt": longest("dataset.instancePrompt"),
+            "classPrompt": longest("dataset.classPrompt"),
+        },
+        "training": FULL["training"]
+        | {"lora": FULL["training"]["lora"] | {"initFrom": place("training.lora.initFrom")}},
         "checkpoint": {"keepIntermediate": {"steps": list(range(999_936, 1_000_000))}},
-        "validation": FULL["validation"] | {"prompts": [wide * 512] * 8, "negativePrompt": wide * 512},
-        "storage": {"uri": "s3://bucket/" + "b" * 500, "endpoint": "https://" + "e" * 504, "region": "r" * 64},
+        "validation": FULL["validation"]
+        | {"prompts": [longest("validation.prompts.[]")] * 8, "negativePrompt": longest("validation.negativePrompt")},
+        "storage": {
+            "uri": "s3://bucket/".ljust(len(longest("storage.uri")), "u"),
+            "endpoint": "https://".ljust(len(longest("storage.endpoint")), "e"),
+            "region": "r" * len(longest("storage.region")),
+        },
     }
     spec = LoRAFineTuneSpec.model_validate(largest)
     size = len(canonical.encode(pods.run_config(RUN, spec, TRAINER).to_json()))

@@ -14,15 +14,18 @@ from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune_trainer import imports, inputs, instructions, places, planning
+from lorafinetune_trainer.base import keeper as keepers
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Verified
+from lorafinetune_trainer.telling import tensorboard
 from lorafinetune_trainer.telling.report import Reporter
 from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
     from lorafinetune_trainer.inputs import Inputs
     from lorafinetune_trainer.product.product import Product
+    from lorafinetune_trainer.saving.saver import Saver
     from lorafinetune_trainer.training.loop import Loop, Progress
     from lorafinetune_trainer.training.model import Model
 
@@ -53,9 +56,11 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         on_stop=lambda reason, message: ending.fail(Failure(ExitCode.FENCED, reason, message)),
     )
     level = instructions.hold(head.plan.instructions if head.plan is not None else None)
+    tensorboard.require(config.metrics.tensor_board)
     importing = imports.begin(config.training)
     found = checkpoints.newest_verified()
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
+    reporter.total_steps = config.training.steps or (head.plan.steps if head.plan is not None else None)
     reporter.tell(
         EventType.STARTED,
         standing.step,
@@ -133,15 +138,21 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         if pictures is not None and progress.step < total:
             pictures.show(progress.step)
 
-    loop.train(on_step)
-    wires.enter(Phase.SAVING)
-    if ending.standing.durable_step < loop.step:
-        saver.offer(loop.snapshot(), SaveReason.FINAL)
-    saver.drain()
+    with keepers.keeping(wires, given.files, given.plan, busy=lambda: saver.busy):
+        loop.train(on_step)
+    _save_last(wires, loop, saver)
     if pictures is not None:
         pictures.show(loop.step)  # the last weights are safe whatever becomes of them
     product = replace(product, updates=loop.updates)
     return publishing.publish(wires, product, loop, intermediate=intermediate, metrics=steps.metrics, pictures=pictures)
+
+
+def _save_last(wires: Wires, loop: Loop, saver: Saver) -> None:
+    """Make the last step durable, if it is not."""
+    wires.enter(Phase.SAVING)
+    if wires.ending.standing.durable_step < loop.step:
+        saver.offer(loop.snapshot(), SaveReason.FINAL)
+    saver.drain()
 
 
 def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry | None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib import metadata
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
@@ -50,7 +51,7 @@ class Compiler(ModuleType):
     def __init__(self, spec: ModuleSpec) -> None:
         super().__init__(COMPILER)
         self.__spec__ = spec
-        self.__path__: Sequence[str] = list(spec.submodule_search_locations or ())
+        self.__path__ = list(spec.submodule_search_locations or ())
 
     @staticmethod
     def graph_break(*_: object, **__: object) -> None:
@@ -87,7 +88,7 @@ class _Submodules:
         return ModuleSpec(name, _Same(there), origin=there.__file__) if there is not None else None
 
 
-class _Same:
+class _Same(Loader):
     """Loads what is loaded."""
 
     def __init__(self, module: ModuleType) -> None:
@@ -136,12 +137,12 @@ def compiler() -> None:
     spec = PathFinder.find_spec(COMPILER, sys.modules["torch"].__path__)
     if spec is not None:
         sys.modules[COMPILER] = Compiler(spec)
-        sys.meta_path.insert(0, _Submodules)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Submodules)
 
 
 def _real_compiler() -> ModuleType:
     with _lock:
         if isinstance(sys.modules.get(COMPILER), Compiler):
-            sys.meta_path.remove(_Submodules)  # type: ignore[arg-type]
+            sys.meta_path.remove(_Submodules)
             del sys.modules[COMPILER]
         return importlib.import_module(COMPILER)

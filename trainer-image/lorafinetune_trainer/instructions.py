@@ -4,6 +4,9 @@ Torch, its matrix library (MKL) and its convolutions (oneDNN) choose at run time
 has, and a sum in lanes of 16 rounds otherwise than one in lanes of 8. They are told by variables of the environment,
 read when they first compute: so the level is held before torch is imported. NumPy draws random words and does sums
 element by element, which round the same everywhere: it is told nothing. On a GPU none of this takes part.
+
+MKL also looks at who made the CPU, and even its square root rounds otherwise on another maker's: the maker is part of
+the plan's device.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Final
 AVX2: Final = "avx2"
 DEFAULT: Final = "default"
 """What every CPU of its kind has."""
+INTEL: Final = "GenuineIntel"
 
 _VARIABLES: Final = MappingProxyType(
     {
@@ -24,6 +28,8 @@ _VARIABLES: Final = MappingProxyType(
         DEFAULT: {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
     }
 )
+_OTHER_MAKERS: Final = MappingProxyType({"MKL_CBWR": "COMPATIBLE"})
+"""The only level that MKL keeps to on them."""
 _X86: Final = ("x86_64", "amd64")
 _NEEDED: Final = frozenset({"avx2", "fma"})
 
@@ -38,19 +44,30 @@ def hold(wanted: str | None) -> str:
 
     It is another than wanted where this CPU cannot do that: the plan's check says so. Call before torch is imported.
     """
-    level = wanted if wanted in _VARIABLES and (wanted != AVX2 or _has_avx2()) else best()
-    if platform.machine().lower() in _X86:
-        os.environ.update(_VARIABLES[level])
+    level = best()
+    if wanted in (DEFAULT, level):
+        level = wanted
+    if _is_x86():
+        os.environ.update({**_VARIABLES[level], **({} if maker() == INTEL else _OTHER_MAKERS)})
     return level
 
 
+def maker() -> str:
+    """Return who made the CPU, as it says itself (``GenuineIntel``, ``AuthenticAMD``); its kind where it does not."""
+    return _said("vendor_id") or platform.machine()
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in _X86
+
+
 def _has_avx2() -> bool:
-    return platform.machine().lower() in _X86 and _flags() >= _NEEDED
+    return _is_x86() and frozenset(_said("flags").split()) >= _NEEDED
 
 
-def _flags() -> frozenset[str]:
+def _said(name: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")

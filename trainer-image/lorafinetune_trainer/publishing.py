@@ -39,7 +39,7 @@ def publish(
     """Make the artifact durable: LoRA, card, pictures, figures, LoRAs of chosen steps. The last step is durable."""
     wires.enter(Phase.EXPORTING)
     lines, extra = metrics.published(loop.total)
-    if (drawn := curve.draw(figures.curve(lines))) is not None:
+    if (drawn := curve.draw(figures.losses(lines))) is not None:
         extra[export.CURVE] = drawn
     if pictures is not None:
         extra |= pictures.files()
@@ -58,7 +58,7 @@ def publish(
     kept = intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note)
     provenance = {
         "device": planning.device(),
-        **{f"library.{name}": version for name, version in planning.libraries().items()},
+        **{f"library.{name}": version for name, version in planning.libraries(wires.config.training).items()},
     }
     entry = checkpoints.publish(loop.step, loop.updates, files, provenance, kept)
     wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)

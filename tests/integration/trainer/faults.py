@@ -30,6 +30,7 @@ class Kind(StrEnum):
     DENY = "the request is answered with 403"
     UNKNOWN = "the request is answered with 501: this store does not know it"
     OVERRIDE = "the request's condition is ignored"
+    GARBLE = "a byte of the answer's body is another one"
 
 
 @dataclass
@@ -80,8 +81,16 @@ class Proxy:
     link: Link = field(default_factory=Link)
     """What clients send goes through it."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    interfere: Callable[[str, str], Kind | None] | None = None
+    """Asked about each request, by method and path, before it goes on."""
+    served: Callable[[], None] | None = None
+    """Called after each request that may have changed something, while no other one goes on."""
+    one_at_a_time: threading.RLock = field(default_factory=threading.RLock)
 
     def next_fault(self, method: str, path: str, body: bytes, headers: set[str]) -> Fault | None:
+        kind = self.interfere(method, path) if self.interfere is not None else None
+        if kind is not None:
+            return Fault(kind)
         with self.lock:
             self.seen.append((method, path))
             for fault in self.faults:
@@ -102,6 +111,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are written one after the other: 40 ms for each answer
 
         def handle_one_request(self) -> None:
             with contextlib.suppress(OSError):
@@ -136,11 +146,18 @@ def proxy(upstream: str) -> Iterator[Proxy]:
                 key = unquote(urlsplit(self.path).path).split("/", 2)[2]
                 self.reply(200, {"ETag": fault.override(key, body)}, b"")
                 return
-            status, headers, content = self.forward(body)
+            if state.served is not None and self.command != "GET":
+                with state.one_at_a_time:
+                    status, headers, content = self.forward(body)
+                    state.served()
+            else:
+                status, headers, content = self.forward(body)
             if kind is Kind.LOSE_ANSWER:
                 self.close_connection = True
             elif kind is Kind.ERROR_AFTER:
                 self.reply(500, {}, b"<Error><Code>InternalError</Code></Error>")
+            elif kind is Kind.GARBLE and content:
+                self.reply(status, headers, content[:-1] + bytes([content[-1] ^ 1]))
             elif kind is Kind.BREAK_OFF:
                 self.reply(status, headers, content, cut=len(content) // 2)
                 self.close_connection = True

@@ -28,6 +28,7 @@ from lorafinetune.storage.bucket import Bucket
 from tests.integration.trainer.s3 import Access
 
 PRELOADED = [
+    "tests.integration.trainer.held",
     "torch",
     "accelerate",
     "peft",
@@ -137,12 +138,19 @@ class Trainer:
 
     def wait_for(self, condition: Callable[[Line], bool]) -> Line:
         """Return the first event that fulfils *condition*, once it has been printed."""
+        return self._wait_for(lambda line: "type" in line and condition(line))
+
+    def wait_for_note(self, words: str) -> str:
+        """Return the first note that holds *words*, once it has been printed."""
+        return str(self._wait_for(lambda line: words in str(line.get("note")))["note"])
+
+    def _wait_for(self, condition: Callable[[Line], bool]) -> Line:
         deadline = time.monotonic() + LIMIT
         while True:
             ended = not self.process.is_alive()
-            for event in self.events:
-                if condition(event):
-                    return event
+            for line in self.lines:
+                if condition(line):
+                    return line
             assert not ended, f"ended with {self.process.exitcode} before: {self.tail()}"
             assert time.monotonic() < deadline, f"not within {LIMIT} s: {self.tail()}"
             time.sleep(0.005)
@@ -256,10 +264,12 @@ class Trainers:
         environment: dict[str, str] | None = None,
         cold: bool = False,
         fifo: bool = False,
+        terminal: Path | None = None,
     ) -> Trainer:
         """Start an attempt of *config*; *environment* is added to its own.
 
-        A *cold* one imports everything itself; with *fifo* its output is a pipe that nobody reads.
+        A *cold* one imports everything itself; with *fifo* its output is a pipe that nobody reads, with *terminal*
+        that terminal.
         """
         folder = self.folder / f"{next(self._numbers)}-{config.run.name}"
         folder.mkdir()
@@ -282,7 +292,8 @@ class Trainers:
                 started = Cold(subprocess.Popen(command, env={**os.environ, **variables}, stdout=output, stderr=output))
             self._started.append(started)
             return Trainer(started, folder)
-        process = forkserver().Process(target=_become_trainer, args=(arguments, variables, str(folder / "output")))
+        output_ = str(terminal or folder / "output")
+        process = forkserver().Process(target=_become_trainer, args=(arguments, variables, output_))
         process.start()
         self._started.append(process)
         return Trainer(process, folder)

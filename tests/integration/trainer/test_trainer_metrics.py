@@ -120,6 +120,24 @@ def test_parts_stay_small_and_few(s3: Access, name: str, monkeypatch: pytest.Mon
     assert [one["step"] for one in metrics.read(bucket, 35)] == [4, 8, 12, 16, 20, 24, 28, 32, 35]
 
 
+def test_steps_that_are_done_during_a_save_are_not_lost(s3: Access, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "PART_LINES", 4)
+    bucket = place(s3, name)
+    one = kept(bucket, 1)
+    train(one, 1, range(1, 4))
+    put, meanwhile = bucket.put, iter([range(4, 7)])
+
+    def slow_put(key: str, body: bytes) -> None:
+        put(key, body)
+        for steps in meanwhile:  # the part that has just been put is filled, and another begun
+            train(one, 1, steps)
+
+    monkeypatch.setattr(bucket, "put", slow_put)
+    one.put(3)
+    one.put(6)
+    assert [found["step"] for found in metrics.read(bucket, 6)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_what_waits_for_the_bucket_is_bounded(s3: Access, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "PART_LINES", 2)
     monkeypatch.setattr(metrics, "MAX_WAITING", 3)
@@ -161,11 +179,3 @@ def test_many_attempts_are_put_together(s3: Access, name: str, tmp_path: Path) -
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bucket.get(one.key).body)
     assert curve(tmp_path) == [(step, float(min(step, 70))) for step in range(1, 73)]
-
-
-def test_the_curve_is_thinned_and_keeps_its_end() -> None:
-    lines = [line(step, 1, loss=step / 10) for step in range(1, 1001)]
-    points = metrics.curve(lines, 100)
-    assert len(points) == 100
-    assert points[-1] == (1000, 100.0)
-    assert metrics.curve([line(1, 1, loss=None)]) == []

@@ -58,6 +58,19 @@ def test_captions_are_found_wherever_they_are(tmp_path: Path) -> None:
     assert {one.size for one in found.images} == {(40, 34)}
 
 
+def test_the_nearest_metadata_counts(tmp_path: Path) -> None:
+    folder = fill(
+        tmp_path,
+        {
+            "metadata.jsonl": '{"file_name": "sub/a.png", "text": "far"}\n{"file_name": "sub/b.png", "text": "far"}',
+            "sub/metadata.jsonl": '{"file_name": "./a.png", "caption": "near"}',
+            "sub/a.png": picture(),
+            "sub/b.png": picture("blue"),
+        },
+    )
+    assert {one.name: one.caption for one in scan(folder).images} == {"sub/a.png": "near", "sub/b.png": "far"}
+
+
 def test_the_digest_knows_contents_captions_and_repeats_and_nothing_else(tmp_path: Path) -> None:
     red, blue = picture(), picture("blue")
     first = fill(tmp_path / "1", {"a.png": red, "b.png": blue})
@@ -139,11 +152,11 @@ def test_an_image_that_changes_or_vanishes_while_it_is_read(tmp_path: Path) -> N
     found = scan(fill(tmp_path, {"a.png": picture()}))
     fill(tmp_path, {"a.png": picture("blue")})
     with pytest.raises(Failure, match=r"a\.png changed") as caught:
-        found.picture(found.images[0])
+        found.decode(found.images[0], str)
     assert caught.value.reason == "DatasetChanged"
     (tmp_path / "a.png").unlink()
     with pytest.raises(Failure, match=r"a\.png vanished") as caught:
-        found.picture(found.images[0])
+        found.decode(found.images[0], str)
     assert caught.value.reason == "DatasetChanged"
 
 
@@ -180,9 +193,9 @@ def test_twins_and_captions_without_an_image_are_remarked(tmp_path: Path) -> Non
 def test_a_picture_that_is_a_bomb_is_refused_before_it_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bomb = picture(size=(20_000, 20_000), mode="1")
+    bomb = picture(size=(12_000, 12_000), mode="1")
     assert len(bomb) < 200_000
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
     failure = refused(fill(tmp_path, {"a.png": bomb}))
     assert failure.reason == "HugeImage"
-    assert "a.png has 20000 x 20000 pixels" in failure.message
+    assert "a.png has 12000 x 12000 pixels" in failure.message

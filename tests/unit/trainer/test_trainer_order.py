@@ -69,6 +69,46 @@ def test_each_image_is_seen_once_an_epoch_whatever_the_batch(images: int, batch:
         assert sorted(seen[epoch * images : (epoch + 1) * images]) == list(range(images))
 
 
+@given(
+    repeats=st.lists(st.integers(1, 4), min_size=1, max_size=8),
+    batch=st.integers(1, 5),
+    kills=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 4)), max_size=12),
+    kind=st.sampled_from(order.Kind),
+)
+@settings(max_examples=60, deadline=None)
+def test_each_image_is_shown_as_often_as_it_repeats_whatever_is_killed(
+    repeats: list[int], batch: int, kills: list[tuple[int, int]], kind: order.Kind
+) -> None:
+    """Attempts that do some steps and lose the last of them: what counts is the last time that each was done."""
+    shown = [image for image, count in enumerate(repeats) for _ in range(count)]
+    steps = -(-len(shown) * 2 // batch)
+    counted: dict[int, list[int]] = {}
+    step = 0
+    for done, lost in [*kills, (steps, 0)]:
+        for one in range(step, min(step + done, steps)):
+            counted[one] = [
+                shown[order.sample(5, DIGEST, len(shown), step=one, slot=slot, batch=batch, kind=kind)]
+                for slot in range(batch)
+            ]
+        step = max(0, min(step + done, steps) - lost)
+    seen = [image for one in range(steps) for image in counted[one]]
+    for epoch in range(2):
+        part = seen[epoch * len(shown) : (epoch + 1) * len(shown)]
+        assert [part.count(image) for image in range(len(repeats))] == repeats
+
+
+def test_no_instance_shares_a_draw_with_a_class_image() -> None:
+    draws = {
+        (kind, purpose): int(order.stream(3, kind + purpose, 4, 5).random_raw())
+        for kind in order.Kind
+        for purpose in ("noise", "posterior", "timestep", "flip", "cut", "caption", "drop", f"permutation/{DIGEST}")
+    }
+    assert len(set(draws.values())) == len(draws) == 16
+    assert [order.permutation(0, DIGEST, epoch, 20) for epoch in range(3)] != [
+        order.permutation(0, DIGEST, epoch, 20, order.Kind.CLASS) for epoch in range(3)
+    ]
+
+
 def test_each_epoch_has_an_order_of_its_own() -> None:
     seen = [order.sample(0, DIGEST, 20, step=step, slot=0, batch=1) for step in range(60)]
     assert len({tuple(seen[first : first + 20]) for first in (0, 20, 40)}) == 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,12 @@ def noisy(size: tuple[int, int] = (64, 64)) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def decode(name: str, body: bytes) -> Image.Image:
+    return pictures.decode(name, body, Image.Image.copy)
+
+
 def first_pixel(body: bytes) -> Any:
-    found = pictures.decode("a", body)
+    found = decode("a", body)
     assert found.mode == "RGB"
     return found.getpixel((0, 0))
 
@@ -39,7 +45,7 @@ def test_every_kind_is_read(kind: str) -> None:
 def test_a_picture_is_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
-    assert pictures.decode("a", picture(kind="JPEG", exif=exif)).size == (34, 40)
+    assert decode("a", picture(kind="JPEG", exif=exif)).size == (34, 40)
 
 
 def test_transparent_is_white() -> None:
@@ -64,7 +70,7 @@ def test_16_bits_are_scaled_not_clipped(kind: str, value: int, seen: int) -> Non
 def test_32_bits_are_refused() -> None:
     for values in (np.full((40, 40), 0.5, dtype=np.float32), np.full((40, 40), 70_000, dtype=np.int32)):
         with pytest.raises(Failure, match="save it with 8 or 16 bits") as caught:
-            pictures.decode("a.tif", saved(Image.fromarray(values), "TIFF"))
+            decode("a.tif", saved(Image.fromarray(values), "TIFF"))
         assert caught.value.reason == "DeepImage"
 
 
@@ -88,7 +94,7 @@ def test_animations_are_refused(kind: str) -> None:
     frames = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
     body = saved(frames[0], kind, save_all=True, append_images=frames[1:])
     with pytest.raises(Failure, match="a has 2 frames: save the one that you mean") as caught:
-        pictures.decode("a", body)
+        decode("a", body)
     assert caught.value.reason == "AnimatedImage"
 
 
@@ -103,7 +109,7 @@ def test_a_file_that_is_cut_off_is_refused(kind: str) -> None:
     body = saved(noisy(), kind)
     for share in (0.5, 0.98):
         with pytest.raises(Failure, match="photo") as caught:
-            pictures.decode("photo", body[: int(len(body) * share)])
+            decode("photo", body[: int(len(body) * share)])
         assert caught.value.reason in ("TruncatedImage", "UndecodableImage")
     if kind in ("PNG", "JPEG", "BMP"):
         assert caught.value.reason == "TruncatedImage"
@@ -112,6 +118,22 @@ def test_a_file_that_is_cut_off_is_refused(kind: str) -> None:
 
 def test_icons_are_refused() -> None:
     with pytest.raises(Failure, match="a has 200 x 31 pixels, less than 32 along an edge") as caught:
-        pictures.decode("a", picture(size=(200, 31)))
+        decode("a", picture(size=(200, 31)))
     assert caught.value.reason == "TinyImage"
-    assert pictures.decode("a", picture(size=(200, 32))).size == (200, 32)
+    assert decode("a", picture(size=(200, 32))).size == (200, 32)
+
+
+def test_of_large_pictures_there_is_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "LARGE_PIXELS", 40 * 34 - 1)
+    meeting = threading.Barrier(2)
+
+    def use(_: Image.Image) -> bool:
+        try:
+            meeting.wait(0.3)
+        except threading.BrokenBarrierError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        met = list(pool.map(lambda _: pictures.decode("a", picture(), use), range(2)))
+    assert met == [False, False]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract import canonical, layout
@@ -21,6 +21,7 @@ from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.base.files import Files, Part
 from lorafinetune_trainer.conditioning import prompts
+from lorafinetune_trainer.data.buckets import Size
 from lorafinetune_trainer.data.dataset import Dataset, Image
 from lorafinetune_trainer.sampling import sampler
 from lorafinetune_trainer.wires import Wires
@@ -50,12 +51,18 @@ class Origin:
     edge: int
     seed: int
     digests: tuple[str, ...]
-    """Of the base model's parts that take part."""
+    """Of the base model's parts that take part, the first of what is trained."""
 
     def key(self, number: int) -> str:
         """Name of the object that holds image *number*."""
         recipe = [self.prompt, self.edge, STEPS, GUIDANCE, self.seed, *self.digests]
         return canonical.digest(["class image", _VERSION, *recipe, number])
+
+    @property
+    def digest(self) -> str:
+        """Of the images as a data set: of what they are made from, so that none need be there."""
+        known = replace(self, digests=self.digests[:1])  # a resume has what is trained, and no encoders
+        return canonical.digest([known.key(number) for number in range(self.count)])
 
 
 def origin(config: RunConfig, digests: Sequence[str]) -> Origin:
@@ -65,10 +72,9 @@ def origin(config: RunConfig, digests: Sequence[str]) -> Origin:
     return Origin(prompt, count, training.resolution, training.seed, tuple(digests))
 
 
-def digest(config: RunConfig, base_model_digest: str) -> str:
-    """Return the digest of the class images as a data set: of what they are made from, so none need be there."""
-    one = origin(config, [base_model_digest])
-    return canonical.digest([one.key(number) for number in range(one.count)])
+def digest(config: RunConfig, base_model_digest: str) -> str | None:
+    """Return the digest of the class images as a data set; None where the run makes none."""
+    return origin(config, [base_model_digest]).digest if config.dataset.makes_class_images else None
 
 
 def make(wires: Wires, files: Files, vae: Part, device: torch.device, *, digests: Sequence[str]) -> Dataset:
@@ -78,10 +84,10 @@ def make(wires: Wires, files: Files, vae: Part, device: torch.device, *, digests
     """
     one = origin(wires.config, digests)
     wires.enter(Phase.GENERATING)
-    return keep(wires, one, lambda: painter(wires.config, one, files, vae, device), digest(wires.config, digests[0]))
+    return keep(wires, one, lambda: painter(wires.config, one, files, vae, device))
 
 
-def keep(wires: Wires, one: Origin, load: Callable[[], Paint], digest_: str) -> Dataset:
+def keep(wires: Wires, one: Origin, load: Callable[[], Paint]) -> Dataset:
     """Take the images that are there, make the others with what *load* returns; see :func:`make`."""
     started = told = time.monotonic()
     there = {item.key for item in wires.bucket.walk(layout.CONDITIONING)}
@@ -101,7 +107,7 @@ def keep(wires: Wires, one: Origin, load: Callable[[], Paint], digest_: str) -> 
             made += 1
         name = f"class-{number:05}.png"
         keys[name] = key
-        images.append(Image(name, canonical.sha256(body), one.prompt))
+        images.append(Image(name, canonical.sha256(body), one.prompt, Size(one.edge, one.edge)))
         if (now := time.monotonic()) - told >= INTERVAL or number + 1 == one.count:
             told = now
             _tell(wires, number + 1, one.count)
@@ -112,7 +118,7 @@ def keep(wires: Wires, one: Origin, load: Callable[[], Paint], digest_: str) -> 
     def read(name: str, most: int) -> bytes:
         return wires.bucket.get(keys[name], limit=most).body
 
-    return Dataset(tuple(images), digest_, read)
+    return Dataset(tuple(images), one.digest, read)
 
 
 def painter(config: RunConfig, one: Origin, files: Files, vae: Part, device: torch.device) -> Paint:

@@ -34,8 +34,8 @@ def cuts(dataset: Dataset, image: Image, frame: Frame) -> Cuts:
     """Read *image*, scale it and cut it as *frame* says; needs no model, so it may run ahead of one."""
     from PIL import Image as pillow  # noqa: N813
 
-    picture = dataset.picture(image)
-    scaled = np.asarray(picture.resize(frame.scaled, pillow.Resampling.LANCZOS), dtype=np.uint8)
+    picture = dataset.decode(image, lambda one: one.resize(frame.scaled, pillow.Resampling.LANCZOS))
+    scaled = np.asarray(picture, dtype=np.uint8)
     width, height = frame.target
     pixels = tuple(scaled[top : top + height, left : left + width] for left, top in frame.cuts)
     return Cuts(image.name, frame, pixels)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.runconfig import Dataset as Source
@@ -28,7 +28,10 @@ OTHER_IMAGES: Final = frozenset({".heic", ".heif", ".raw", ".dng", ".cr2", ".nef
 MAX_IMAGES: Final = 2000
 MAX_IMAGE_BYTES: Final = 128 * 1024 * 1024
 PARALLEL: Final = 8
+MAX_NOTES: Final = 200
 NOT_SEEN: Final = Size(0, 0)
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,14 @@ class Dataset:
         """Images that an epoch shows, repeats counted."""
         return sum(image.repeats for image in self.images)
 
-    def picture(self, image: Image) -> Picture:
-        """Return *image* decoded: upright, RGB. Its bytes must be those that were scanned."""
+    def decode(self, image: Image, use: Callable[[Picture], _Result]) -> _Result:
+        """Return what *use* makes of *image*, upright and RGB. Its bytes must be those that were scanned."""
         body = self.read(image.name, MAX_IMAGE_BYTES)
         if canonical.sha256(body) != image.sha256:
             raise invalid(
                 "DatasetChanged", f"{image.name} changed while the data set was being read: leave the data set alone"
             )
-        return pictures.decode(image.name, body)
+        return pictures.decode(image.name, body, use)
 
 
 def of(images: Iterable[Image], read: Read, remarks: Iterable[str] = ()) -> Dataset:
@@ -112,11 +115,18 @@ class _Seen(NamedTuple):
     """Digest of the decoded picture."""
 
 
-def scan(asked: Asked, bucket: Callable[[layout.Location], Bucket], *, decoded: bool = True) -> Dataset:
+def scan(
+    asked: Asked,
+    bucket: Callable[[layout.Location], Bucket],
+    *,
+    decoded: bool = True,
+    note: Callable[[str], None] = lambda _: None,
+) -> Dataset:
     """Find, read and digest the images of a source; raises Failure (INVALID) for all that the user must mend.
 
     *bucket* opens a place in the object store. Without *decoded* the images are hashed and not decoded, which is
-    enough to compare the data set with one that was scanned before.
+    enough to compare the data set with one that was scanned before. *note* is told each problem where there are
+    several, since a failure's message may not hold them all.
     """
     files = place.enter(asked.field, asked.source, bucket)
     names = sorted(name for name in files.sizes if _suffix(name) in DECODED)
@@ -148,7 +158,11 @@ def scan(asked: Asked, bucket: Callable[[layout.Location], Bucket], *, decoded: 
         looks = dict(zip(names, pool.map(look, names), strict=True))
     problems |= {name: found for name, found in looks.items() if isinstance(found, Failure)}
     if problems:
-        raise preflight.refuse([problems[name] for name in sorted(problems)])
+        every = [problems[name] for name in sorted(problems)]
+        if len(every) > 1:
+            for problem in every[:MAX_NOTES]:
+                note(problem.message)
+        raise preflight.refuse(every)
     seen = [found for found in looks.values() if isinstance(found, _Seen)]
     return of((one.image for one in seen), files.read, _remarks(seen, files, listed or {}) if decoded else ())
 
@@ -157,8 +171,9 @@ def _look(name: str, files: Place, listed: dict[str, str] | None, asked: Asked, 
     body = files.read(name, MAX_IMAGE_BYTES)
     size, pixels = NOT_SEEN, ""
     if decoded:
-        picture = pictures.decode(name, body)
-        size, pixels = Size(*picture.size), canonical.sha256(picture.tobytes())
+        size, pixels = pictures.decode(
+            name, body, lambda picture: (Size(*picture.size), canonical.sha256(picture.tobytes()))
+        )
     concept = concepts.of(name)
     caption = captions.own(name, files, listed or {}) or concept.words or asked.prompt
     if not caption and listed is not None:  # else it may stand where it could not be read

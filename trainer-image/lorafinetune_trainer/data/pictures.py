@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -20,18 +21,23 @@ if TYPE_CHECKING:
 MAX_PIXELS: Final = 128 * 1024 * 1024
 """More would take gigabytes of memory; the largest cameras make 100 million."""
 LARGE_PIXELS: Final = 16 * 1024 * 1024
-"""Larger ones are decoded one at a time, so that several threads together stay below some gigabytes."""
+"""Of larger ones there is one in memory at a time, so that several threads together stay below some gigabytes."""
 MIN_EDGE: Final = 32
 """Anything smaller is an icon."""
 _FULL: Final = 65535
 _STILLS: Final = frozenset({"MPO"})
 """Formats whose further frames are no animation: previews and depths, which phones put into a photograph."""
 
+_Result = TypeVar("_Result")
+
 _large = threading.Lock()
 
 
-def decode(name: str, body: bytes) -> Picture:
-    """Return the picture in the file *name*; raises Failure (INVALID) where there is none that can be trained on."""
+def decode(name: str, body: bytes, use: Callable[[Picture], _Result]) -> _Result:
+    """Return what *use* makes of the picture in the file *name*, upright and RGB.
+
+    Raises Failure (INVALID) where there is none that can be trained on. Large pictures are used one at a time.
+    """
     from PIL import Image as pillow  # noqa: N813
     from PIL import ImageOps
 
@@ -53,7 +59,7 @@ def decode(name: str, body: bytes) -> Picture:
                         f"{name} has {frames} frames: save the one that you mean as a PNG, and remove this file",
                     )
                 opened.load()
-                return _rgb(name, ImageOps.exif_transpose(opened) or opened)
+                picture = _rgb(name, ImageOps.exif_transpose(opened) or opened)
             except (Failure, MemoryError):
                 raise
             except Exception as error:
@@ -61,6 +67,7 @@ def decode(name: str, body: bytes) -> Picture:
                     "TruncatedImage",
                     f"{name} is cut off or damaged ({_why(error)}): upload it again, or remove it",
                 ) from error
+            return use(picture)
 
 
 def _check_size(name: str, width: int, height: int) -> None:

@@ -10,6 +10,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -68,8 +69,8 @@ class Means:
     predict: Predict
     published: Callable[[], Mapping[str, torch.Tensor]]
     """Returns copies of the weights that would be published now."""
-    prompts: Mapping[str, Prompt]
-    """By their words."""
+    encode: Callable[[str, Mapping[str, torch.Tensor]], Prompt]
+    """Returns the embeddings of a prompt, where the text encoders are trained by them with these weights."""
     schedule: Any
     """Euler's, of :func:`sampler.make_schedule`."""
     decoder: Callable[[], Decoder]
@@ -77,6 +78,8 @@ class Means:
     device: torch.device
     edge: int
     """Of a picture, in pixels."""
+    compiled: bool
+    """Whether the model is compiled. Pictures are made with plain code all the same."""
 
 
 def name(step: int, number: int) -> str:
@@ -173,24 +176,22 @@ class Validation:
             self._decoder = means.decoder()
         weights = {one: tensor.to(means.device) for one, tensor in means.published().items()}
         recipe = sampler.Recipe(means.edge, settings.inference_steps, settings.guidance, settings.seed)
-        for words in (*settings.prompts, settings.negative_prompt):
-            if words and words not in means.prompts:
-                raise ValueError(f"the prompt {words[:60]!r} was not known when the run began, and is not encoded")
-
+        negative = means.encode(settings.negative_prompt, weights) if settings.negative_prompt else None
         for place, number in enumerate(missing, start=1 + self._count - len(missing)):
-            prompt = means.prompts[settings.prompts[number]]
-            made = sampler.make_latents(
-                partial(means.predict, weights=weights),
-                means.schedule,
-                prompt,
-                # SDXL takes zeros for no words, not the embeddings of an empty sentence.
-                means.prompts[words] if (words := settings.negative_prompt) else sampler.wordless(prompt),
-                recipe,
-                number=number,
-                shape=self._decoder.shape(means.edge),
-                device=means.device,
-                deadline=deadline,
-            )
+            prompt = means.encode(settings.prompts[number], weights)
+            with _plain(means.compiled):
+                made = sampler.make_latents(
+                    partial(means.predict, weights=weights),
+                    means.schedule,
+                    prompt,
+                    negative or sampler.wordless(prompt),
+                    recipe,
+                    number=number,
+                    shape=self._decoder.shape(means.edge),
+                    device=means.device,
+                    deadline=deadline,
+                    on_step=self._wires.ending.hold,
+                )
             body = self._decoder.png(made)
             self._wires.checkpoints.check_fence(seconds=5.0)
             self._bucket.put(layout.SAMPLES + name(step, number), body)
@@ -216,10 +217,23 @@ def begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> Validation |
     if settings is None:
         return None
     samples = given.samples
+    known = dict(zip(samples.validation_words, samples.validation, strict=True))
+
+    def encode(words: str, weights: Mapping[str, torch.Tensor]) -> Prompt:
+        import torch
+
+        if not model.encoders:
+            if words not in known:
+                raise ValueError(f"the prompt {words[:60]!r} was not there when the run began, and is not encoded")
+            return known[words]
+        with torch.no_grad():
+            embeddings, pooled = model.embed([words], weights=weights)
+        return Prompt(embeddings[0], pooled[0])
+
     means = Means(
         predict=model.predict,
         published=loop.published,
-        prompts=dict(zip(samples.validation_words, samples.validation, strict=True)),
+        encode=encode,
         schedule=sampler.make_schedule(
             parts.scheduler_config(given.files),
             prediction=model.prediction,
@@ -228,8 +242,19 @@ def begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> Validation |
         decoder=lambda: decoder.fetch(wires, device),
         device=device,
         edge=config.training.resolution,
+        compiled=given.plan.compiled,
     )
     return Validation(wires, settings, means, total=loop.total)
+
+
+def _plain(compiled: bool) -> AbstractContextManager[object]:
+    """Return the context in which nothing is compiled: for shapes of their own pictures would take minutes, each time.
+
+    What the training has compiled is as it was afterwards.
+    """
+    import torch
+
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _release() -> None:

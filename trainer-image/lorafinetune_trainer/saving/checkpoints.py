@@ -6,13 +6,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract import head as heads
+from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry, ConditioningEntry, Head, HeadLost
 from lorafinetune.contract.manifest import File, Manifest, SaveReason
 from lorafinetune.contract.plan import Plan
@@ -20,7 +21,7 @@ from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage import errors, inventory
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.failure import invalid
+from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving import state
 from lorafinetune_trainer.saving.uploads import Upload
 
@@ -96,12 +97,10 @@ class Checkpoints:
                 raise self._collected()
         except errors.Conflict as error:
             raise invalid("StorageTaken", str(error)) from error
-        made_anew = False
 
         def transition(head: Head | None) -> Head:
-            nonlocal made_anew
-            made_anew = made_anew or head is None
-            if head is None and expect_head:
+            # A head that names checkpoints is never made anew over them: whoever lost it, the operator rebuilds it.
+            if head is None and (expect_head or any(self._bucket.walk(layout.CHECKPOINTS, limit=1))):
                 raise heads.HeadLost(
                     f"{self._bucket.uri(layout.HEAD)} is gone, though a checkpoint of the run is known"
                 )
@@ -112,11 +111,16 @@ class Checkpoints:
 
         self.head = stored.change(self._bucket, transition)
         self.attempt = self.head.attempt
-        # A collection deletes the mark, and then the head: no head may mean that one has just ended.
-        if by_operator and made_anew and not stored.is_marked(self._bucket, run.uid):
+        # A collection deletes the mark, and then the head. A head that names nothing may be one that was made after
+        # that, by this attempt or by another one that came as late.
+        if by_operator and not self._names_anything() and not stored.is_marked(self._bucket, run.uid):
             self._bucket.erase(layout.HEAD)
             raise self._collected()
         return self.head
+
+    def _names_anything(self) -> bool:
+        head = self.head
+        return bool(head.checkpoints or head.artifact or head.conditioning or head.plan)
 
     def _collected(self) -> HeadLost:
         where = self._bucket.uri()
@@ -281,10 +285,31 @@ class Checkpoints:
         return heads.check_fence(head, attempt=self.attempt, pod_uid=self._pod_uid)
 
     def _put(self, bucket: Bucket, snapshot: Snapshot, reason: SaveReason, upload: Upload) -> CheckpointEntry:
+        if (name := state.not_finite(snapshot.tensors)) is not None:
+            raise Failure(
+                ExitCode.FAILED,
+                "NaNLoss",
+                f"{name} of step {snapshot.step} is not finite, so that step is not saved: lower "
+                "training.learningRate; the checkpoints before it are kept",
+            )
         folder = layout.checkpoint(self.attempt, snapshot.step)
-        put = partial(self._put_file, bucket, folder, watch=upload.go_on)
+        # No more parts exist than are on their way: all at once would be the whole state once more.
+        places = threading.Semaphore(PARALLEL)
+
+        def put(name: str, body: memoryview) -> File:
+            try:
+                return self._put_file(bucket, folder, name, body, upload.go_on)
+            finally:
+                places.release()
+
+        waiting: list[Future[File]] = []
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="put") as pool:
-            waiting = [pool.submit(put, *part) for part in state.split(snapshot.tensors)]
+            for part in state.split(snapshot.tensors):
+                places.acquire()
+                upload.go_on()
+                waiting.append(pool.submit(put, *part))
+                if any(one.done() and one.exception() is not None for one in waiting):
+                    break
             files = [one.result() for one in waiting]
         manifest = Manifest(
             kind="checkpoint",

@@ -34,8 +34,6 @@ FOLD_FROM: Final = 64
 """Parts of earlier attempts from which on they are put together: each preemption leaves one."""
 LINE_SECONDS: Final = 1.0
 """How long a save waits for the line of its step."""
-CURVE: Final = 500
-"""Points of the loss curve that the model card draws."""
 _PART: Final = re.compile(r"^(\d{6})-(all-)?(\d{6})\.jsonl$")
 
 Line = dict[str, Any]
@@ -176,11 +174,9 @@ def files(lines: list[Line], *, tensor_board: bool) -> dict[str, bytes]:
     return found
 
 
-def curve(lines: list[Line], points: int = CURVE) -> list[tuple[int, float]]:
-    """Return step and loss of at most *points* evenly chosen lines."""
-    known = [(one["step"], float(one["loss"])) for one in lines if "loss" in one]
-    every = max(1, math.ceil(len(known) / points))
-    return known[::-1][::every][::-1]
+def losses(lines: list[Line]) -> list[tuple[int, float]]:
+    """Return step and loss of the *lines* that have one."""
+    return [(one["step"], float(one["loss"])) for one in lines if "loss" in one]
 
 
 def fold(bucket: Bucket, attempt: int, *, tensor_board: bool) -> int:

@@ -11,11 +11,11 @@ CLEAR: Final = "\r\x1b[K"
 _LAST: Final = frozenset({EventType.FINISHED, EventType.YIELDED, EventType.FAILED})
 
 
-def bar(event: Event, *, elapsed: float, in_phase: float, columns: int) -> str:
+def bar(event: Event, *, elapsed: float, in_phase: float, columns: int, plain: bool = False) -> str:
     """Return the bar after *event*, narrower than *columns*; none after the last event of an attempt.
 
     It counts the phase's items, where it has some, else the run's steps. *elapsed* are the attempt's seconds,
-    *in_phase* those of the phase.
+    *in_phase* those of the phase; *plain* means ASCII.
     """
     from tqdm import tqdm
 
@@ -44,6 +44,7 @@ def bar(event: Event, *, elapsed: float, in_phase: float, columns: int) -> str:
         elapsed,
         ncols=max(1, columns - 1),
         prefix=phase,
+        ascii=plain,
         unit=unit,
         rate=rate or None,
         postfix=words.removeprefix(", "),

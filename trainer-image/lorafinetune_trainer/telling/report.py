@@ -217,8 +217,13 @@ class Reporter:
             self._phase, self._entered = event.phase, now
         if event.type is EventType.CHECKPOINT:
             return  # the bar stays as it was
-        columns = shutil.get_terminal_size().columns
-        self._bar = progressbar.bar(event, elapsed=now - self._began, in_phase=now - self._entered, columns=columns)
+        self._bar = progressbar.bar(
+            event,
+            elapsed=now - self._began,
+            in_phase=now - self._entered,
+            columns=shutil.get_terminal_size().columns,
+            plain=not (sys.stdout.encoding or "").lower().startswith("utf"),
+        )
 
 
 def _message_of(text: str) -> str:

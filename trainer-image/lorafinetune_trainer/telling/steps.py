@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorafinetune.contract.event import EventType, Phase
-from lorafinetune_trainer.telling import metrics, tensorboard, throughput
+from lorafinetune_trainer.telling import metrics, throughput
 from lorafinetune_trainer.telling.metrics import Metrics
 from lorafinetune_trainer.wires import Wires
 
@@ -57,21 +57,15 @@ class Steps:
 
 
 def begin(wires: Wires, unet: Mapping[str, Any], device: str, *, step: int, total: int) -> Steps:
-    """Return what tells of the steps after *step*, of *total*; *unet* is its config, *device* the GPU's product name.
-
-    Raises Failure where TensorBoard's files are wanted and its package is not there.
-    """
+    """Return what tells of the steps after *step*, of *total*; *unet* is its config, *device* the GPU's name."""
     training = wires.config.training
-    wanted = wires.config.metrics.tensor_board
-    if wanted:
-        tensorboard.require()
     wires.reporter.total_steps = total
     kept = Metrics(
         wires.bucket,
         wires.urgent,
         attempt=wires.checkpoints.attempt,
         step=step,
-        tensor_board=wanted,
+        tensor_board=wires.config.metrics.tensor_board,
         note=wires.reporter.note,
     )
     kept.fold()

@@ -25,9 +25,9 @@ TAGS: Final = {
 """What each member of a line is called in TensorBoard."""
 
 
-def require() -> None:
-    """Raise Failure (INVALID) where the package is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
+def require(wanted: bool) -> None:
+    """Raise Failure (INVALID) where event files are *wanted* and the package is not installed."""
+    if wanted and importlib.util.find_spec("tensorboard") is None:
         raise invalid(
             "TensorBoardMissing",
             "metrics.tensorBoard needs the package tensorboard, which this trainer lacks: install it with the extra "

@@ -1,0 +1,61 @@
+"""Class images that a run makes itself: once per image, by whoever comes first, and the same ever after."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+from PIL import Image
+
+from lorafinetune.contract import layout
+from tests.integration.trainer.process import LIMIT, Run, Trainers
+
+ASKED = {"classPrompt": "a photo of a dog", "classImages": 2}
+
+
+def kept(run: Run) -> dict[str, bytes]:
+    """The class images in the bucket: the objects of the conditioning that are PNG files."""
+    bodies = {one.key: run.bucket.get(one.key).body for one in run.bucket.walk(layout.CONDITIONING)}
+    return {key: body for key, body in bodies.items() if body.startswith(b"\x89PNG")}
+
+
+def told(run: Run, attempt: int = -1) -> list[dict[str, Any]]:
+    return [one for one in run.attempts[attempt].of_type("progress") if one.get("phase") == "Generating"]
+
+
+def test_class_images_are_made_once(trainers: Trainers, name: str) -> None:
+    """Killed after the first image, and again in the training, when the images themselves are no longer needed."""
+    run = trainers.run(name, dataset=ASKED, training={"steps": 3})
+    first = run.start()
+    deadline = time.monotonic() + LIMIT
+    while not kept(run):
+        assert first.process.is_alive(), first.tail()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.kill()
+    first.end()
+    begun = kept(run)
+    second = run.start()
+    second.wait_for_checkpoint(2)
+    second.kill()
+    second.end()
+    images = kept(run)
+    assert {key: images[key] for key in begun} == begun
+    assert len(images) == len(set(images.values())) == 2
+    for body in images.values():
+        with Image.open(io.BytesIO(body)) as picture:
+            assert picture.size == (64, 64)
+    *counts, last = told(run)
+    assert [(one["done"], one["total"]) for one in counts if "done" in one][-1] == (2, 2)
+    assert last["message"].startswith(f"{2 - len(begun)} class images made in ")
+    assert last["message"].endswith(f", {len(begun)} were there")
+    run.bucket.delete(images)
+    run.finish()
+    assert not told(run)
+    assert not kept(run)
+
+    whole = trainers.run(f"{name}-whole", dataset=ASKED, training={"steps": 3})
+    whole.finish()
+    assert kept(whole) == images
+    assert run.file() == whole.file()
