@@ -133,11 +133,13 @@ def test_names_that_lead_elsewhere_are_refused(name_of: str, bucket: Bucket, fil
 
 
 def test_it_waits_for_checkpoints(bucket: Bucket, files: Folder) -> None:
-    given = Given(bucket, files)
+    asked: list[int] = []
+    given = Given(bucket, files, lambda: asked.append(1))
     given.busy.set()
     given.keeper.start()
     given.wait_for(lambda: given.looks > 2)
     assert given.there == {}
+    assert asked == []  # nor does it try
     given.busy.clear()
     given.wait_for(lambda: bool(given.notes))
     assert kept.manifest_key(given.digest) in given.there
