@@ -270,7 +270,8 @@ def test_delete_and_recreate(stage: Stage, home: str) -> None:
     kept = stage.keys(f"{home}/again-")
     assert kept
     assert all(key.startswith(artifact) for key in kept), kept
-    assert {"samples", "intermediate", "tensorboard"} <= {key.removeprefix(artifact).split("/")[0] for key in kept}
+    published = {key.removeprefix(artifact).split("/")[0] for key in kept}
+    assert {"step-000002.safetensors", "step-000004_kohya.safetensors", "samples", "tensorboard"} <= published
     assert hashlib.sha256(lora_of(stage, first)).hexdigest() == first["artifact"]["sha256"]
 
     short = {"training": {"steps": 3}, "checkpoint": {"everySteps": 2}}

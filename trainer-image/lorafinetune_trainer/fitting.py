@@ -82,10 +82,11 @@ def short(training: Training, need: Need, *, host: int, gpu: int | None, images:
         "lower training.lora.rank",
         "choose a pool with more memory (placement.pools)",
     ]
+    subject = "1 image" if images == 1 else f"{images} images"
     return (
-        f"{what} {_gib(there)} for this attempt, and {images} image{'s' if images > 1 else ''} of "
-        f"{training.resolution} pixels at once need {_gib(wanted)} by calculation ({_gib(need.fixed)} for weights and "
-        f"state, {_gib(need.image)} for each image): {', or '.join(fixes)}"
+        f"{what} {_gib(there)} for this attempt, and {subject} of {training.resolution} pixels at once "
+        f"need{'s' if images == 1 else ''} {_gib(wanted)} by calculation ({_gib(need.fixed)} for weights and state, "
+        f"{_gib(need.image)} for each image): {', or '.join(fixes)}"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -20,9 +22,14 @@ class Training:
         self.durable: dict[str, bytes] = {}
         self.deadlines: list[float | None] = []
         self.broken = False
+        self.meanwhile: Callable[[], None] | None = None
+        """What other threads do while the weights are being copied."""
         self.kept = Intermediate(steps, product=product(), weights=self.weights, put=self.put)
 
     def weights(self) -> dict[str, torch.Tensor]:
+        if (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
+            meanwhile()
         return {name: tensor + self.step for name, tensor in weights().items()}
 
     def put(self, key: str, body: bytes, deadline: float | None) -> None:
@@ -72,6 +79,20 @@ def test_weights_of_a_later_step_never_stand_for_an_earlier_one() -> None:
     training.do(2)
     training.step = 3
     training.kept.beside(2)
+    training.kept.beside(2)
+    assert training.durable == {"intermediate/2.safetensors": of(2)}
+
+
+def test_the_training_thread_takes_its_step_and_goes_on_while_a_checkpoint_is_saved() -> None:
+    training = Training([2])
+    training.step = 2
+
+    def go_on() -> None:
+        training.kept.take(2)
+        training.kept.beside(2)  # the other saving thread
+        training.do(3)
+
+    training.meanwhile = go_on
     training.kept.beside(2)
     assert training.durable == {"intermediate/2.safetensors": of(2)}
 

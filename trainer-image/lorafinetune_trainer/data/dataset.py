@@ -125,8 +125,8 @@ def scan(
     """Find, read and digest the images of a source; raises Failure (INVALID) for all that the user must mend.
 
     *bucket* opens a place in the object store. Without *decoded* the images are hashed and not decoded, which is
-    enough to compare the data set with one that was scanned before. *note* is told each problem where there are several,
-    since a failure's message may not hold them all.
+    enough to compare the data set with one that was scanned before. *note* is told each problem where there are
+    several, since a failure's message may not hold them all.
     """
     files = place.enter(asked.field, asked.source, bucket)
     names = sorted(name for name in files.sizes if _suffix(name) in DECODED)

@@ -62,7 +62,7 @@ def load(
     if digest is None:
         return {}
     if source is None:
-        raise invalid("PlanMismatch", f"the run began with another {reading.FIELD}, and has none now: put it back")
+        raise invalid("PlanMismatch", f"the run began with a LoRA in {reading.FIELD}, which is absent now: put it back")
     body = body or fetch(source, open_) or b""
     if canonical.sha256(body) != digest:
         raise invalid(

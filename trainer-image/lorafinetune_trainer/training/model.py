@@ -109,10 +109,8 @@ class _Other:
     module: Any
     weights: dict[str, torch.Tensor] | None
 
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.module.device
-        return device
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
 
     @property
     def config(self) -> Any:
