@@ -17,11 +17,11 @@ from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
-from lorafinetune_trainer import fitting, planning
+from lorafinetune_trainer import fitting, memory, planning
 from lorafinetune_trainer.base import fetching, supply
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
-from lorafinetune_trainer.conditioning import classimages, latents, prompts
+from lorafinetune_trainer.conditioning import classimages, latents, prompts, size
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.objects import Compute
 from lorafinetune_trainer.conditioning.recipe import Recipe
@@ -147,6 +147,9 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
     for remark in remarks:
         note(remark)
     wires.enter(Phase.SCANNING, "; ".join([*summaries, *remarks]))
+    wanted = size.host_bytes(Recipe(training, "", ""), dataset, classes)
+    if lacking := size.short(training, wanted, memory.host()):
+        raise lacking
     return dataset, classes
 
 

@@ -108,10 +108,11 @@ class Attempts:
                 process.kill()
         if code not in ((75,) if stop_after is not None else (0,)):
             raise RuntimeError(f"the attempt ended with {code}: {(folder / 'output').read_text()[-2000:]}")
-        return Marks(started, tuple(_read(marks)))
+        return Marks(started, tuple(read(marks)))
 
 
-def _read(marks: Path) -> Iterator[Mark]:
+def read(marks: Path) -> Iterator[Mark]:
+    """Return the lines that a clock has written so far."""
     if marks.exists():
         for line in marks.read_text(encoding="utf-8").splitlines():
             yield json.loads(line)
@@ -119,7 +120,7 @@ def _read(marks: Path) -> Iterator[Mark]:
 
 def _wait(process: subprocess.Popen[bytes], marks: Path, step: int) -> None:
     deadline = time.monotonic() + LIMIT
-    while not any(one["what"] == "step" and one["step"] >= step for one in _read(marks)):
+    while not any(one["what"] == "step" and one["step"] >= step for one in read(marks)):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"step {step} was not reached")
         time.sleep(0.02)

@@ -38,9 +38,8 @@ def relay(upstream: str) -> Iterator[Counts]:
                         counts.up += len(piece)
                     else:
                         counts.down += len(piece)
-        for one in (source, target):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
     def accept() -> None:
         with contextlib.suppress(OSError):

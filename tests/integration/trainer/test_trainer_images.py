@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -51,6 +52,28 @@ def test_what_cannot_be_trained_on_is_refused_by_name(what: str, trainers: Train
     assert len(notes) == (2 if what == "two at once" else 0)
     assert not any(event.get("phase") == "Downloading" for event in attempt.events)
     assert (attempt.folder / "termination").stat().st_size < 4096
+
+
+def test_more_samples_than_the_host_holds_are_refused_before_anything_is_fetched(
+    trainers: Trainers, tmp_path: Path, name: str
+) -> None:
+    """Each caption takes 18 windows in 8 orders: 90 MB."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    count = there // 80_000_000 + 1
+    if count > datasets.MAX_IMAGES:
+        pytest.skip("this machine holds any data set")
+    (tmp_path / "0.png").write_bytes(picture())
+    for number in range(count):
+        if number:
+            os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
+        words = ", ".join(f"{part:05}" + " a dog on timber in the snow" for part in range(114))
+        (tmp_path / f"{number}.txt").write_text(f"{number:05}, {words}")
+    run = trainers.run(name, dataset={"source": str(tmp_path)}, training={"captions": {"shuffle": True}})
+    attempt = run.start()
+    assert attempt.end() == 71, attempt.tail()
+    assert attempt.last_words.reason == "OutOfMemory"
+    assert attempt.last_words.phase == "Scanning"
+    assert "latents and embeddings of the images alone take about" in attempt.last_words.message
 
 
 def photographs(photos: Path, folder: Path) -> Path:

@@ -37,7 +37,7 @@ def files(tmp_path: Path) -> Folder:
     for name, size in {"scheduler/a.json": 10, "unet/config.json": 20, "unet/weights": SIZE}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(bytes(index % 251 for index in range(1000)) * (size // 1000) or b"x" * size)
-    return Folder(tmp_path, ("scheduler/a.json", "unet/config.json", "unet/weights"))
+    return Folder(tmp_path, ("scheduler/a.json", "unet/config.json", "unet/weights"), TRAINED)
 
 
 class Given:
@@ -45,20 +45,29 @@ class Given:
 
     def __init__(self, bucket: Bucket, files: Files, before_put: Callable[[], None] = lambda: None) -> None:
         self.bucket, self.files, self.digest = bucket, files, files.digest(TRAINED)
+        self.before_put = before_put
         self.notes: list[str] = []
         self.looks = 0
         self.busy, self.noticed = threading.Event(), threading.Event()
-        self.keeper = Keeper(
-            bucket,
-            files,
-            TRAINED,
+        self.keeper = self._keeper(TRAINED)
+
+    def _keeper(self, parts: frozenset[str]) -> Keeper:
+        return Keeper(
+            self.bucket,
+            self.files,
+            parts,
             self.digest,
             run_uid="uid",
-            before_put=before_put,
+            before_put=self.before_put,
             busy=self.is_busy,
             noticed=self.noticed,
             note=self.notes.append,
         )
+
+    def keep(self, parts: frozenset[str]) -> None:
+        """Have these parts put, and wait until they are."""
+        self._keeper(parts).start()
+        self.wait_for(lambda: bool(self.notes))
 
     def is_busy(self) -> bool:
         self.looks += 1
@@ -86,10 +95,10 @@ def test_what_is_kept_is_restored_byte_by_byte(bucket: Bucket, files: Folder, tm
     assert given.notes[0].startswith(f"base model: {sum((files.folder / one).stat().st_size for one in files.names)} ")
     assert max(given.there.values()) <= layout.MAX_PART_BYTES
     found = given.restore(tmp_path / "again")
-    assert found == Folder(tmp_path / "again", files.names)
+    assert found == Folder(tmp_path / "again", files.names, TRAINED)
     for name in files.names:
         assert (tmp_path / "again" / name).read_bytes() == (files.folder / name).read_bytes()
-    assert Folder(tmp_path / "again", files.names).digest(TRAINED) == given.digest
+    assert Folder(tmp_path / "again", files.names, TRAINED).digest(TRAINED) == given.digest
     second = Given(bucket, files)  # nothing is left to do
     second.keeper.start()
     second.keeper.stop()
@@ -124,11 +133,13 @@ def test_names_that_lead_elsewhere_are_refused(name_of: str, bucket: Bucket, fil
 
 
 def test_it_waits_for_checkpoints(bucket: Bucket, files: Folder) -> None:
-    given = Given(bucket, files)
+    asked: list[int] = []
+    given = Given(bucket, files, lambda: asked.append(1))
     given.busy.set()
     given.keeper.start()
     given.wait_for(lambda: given.looks > 2)
     assert given.there == {}
+    assert asked == []  # nor does it try
     given.busy.clear()
     given.wait_for(lambda: bool(given.notes))
     assert kept.manifest_key(given.digest) in given.there
@@ -211,3 +222,26 @@ def test_a_sparse_file_gets_the_parts_that_it_lacks(bucket: Bucket, tiny_model: 
     assert fetch(*TRAINED).digest(TRAINED) == here.digest(TRAINED)
     assert before < means.traffic.fetched < before + path.stat().st_size / 2
     assert (tmp_path / "scratch/baseModel.source" / path.name).stat().st_size == path.stat().st_size
+
+
+def test_each_part_can_be_restored_alone(bucket: Bucket, tiny_model: Path, tmp_path: Path) -> None:
+    """Also of one file, where parts are neighbours: what was not asked for stays a hole."""
+    path = in_preloaded(single_file.write, tiny_model, tmp_path / "one" / "tiny.safetensors")
+    means = Means(bucket.at, tmp_path / "scratch")
+    for source in (tiny_model, path):
+        here = fetching.fetch(BaseModelSource(source=str(source)), TRAINED | ENCODERS, means, half=False)
+        trained = TRAINED | (ENCODERS - {"vae"})
+        given = Given(bucket, here)
+        given.digest = here.digest(trained)
+        kept_parts = trained | {"vae"}
+        given.keep(kept_parts)
+        for number, parts in enumerate((trained, frozenset({"vae"}))):
+            traffic = Traffic()
+            folder = tmp_path / f"{source.name}-{number}"
+            found = kept.restore(bucket, given.digest, parts, folder, traffic=traffic, note=given.notes.append)
+            assert found is not None, given.notes
+            assert found.parts == parts
+            assert found.digest(parts) == here.digest(parts)
+            assert traffic.fetched < sum(one.stat().st_size for one in source.parent.rglob("*") if one.is_file())
+            with pytest.raises(AssertionError, match="has not been fetched"):
+                found.digest(kept_parts)

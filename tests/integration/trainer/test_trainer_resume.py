@@ -4,16 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import signal
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.integration.trainer.process import Run, Trainer, Trainers
+from localcluster.waiting import eventually
+from lorafinetune.contract import layout
+from lorafinetune.contract.event import Phase
+from tests.integration.trainer.faults import Fault, Kind, proxy
+from tests.integration.trainer.process import Line, Run, Trainer, Trainers
 
 LORA, KOHYA = "pytorch_lora_weights.safetensors", "lora_kohya.safetensors"
+
+
+WHOLE: dict[str, Any] = {
+    "dataset": {
+        "instancePrompt": "sks timber dog, a photo, outside",
+        "classPrompt": "a photo of a dog",
+        "classImages": 2,
+    },
+    "training": {
+        "randomCrop": True,
+        "captions": {"shuffle": True, "keepTokens": 1, "dropout": 0.2},
+        "warmupSteps": 3,
+        "schedule": "cosine",
+        "emaDecay": 0.9,
+        "minSnrGamma": 5,
+        "noiseOffset": 0.05,
+    },
+    "checkpoint": {"everySteps": 2, "keepIntermediate": {"steps": [3]}},
+    "validation": {"prompts": ["a photo of sks dog"], "everySteps": 3, "inferenceSteps": 1},
+}
+"""All that draws, remembers or interrupts, on top of flips and buckets. Three images and two a step: epochs end within
+steps, and a step later in every second one."""
+
+
+def begin(trainers: Trainers, name: str, **changes: Any) -> Run:
+    """Make a run with all of that; *changes* replace parts of its config."""
+    merged = {place: {**WHOLE.get(place, {}), **changes.get(place, {})} for place in WHOLE} | {
+        place: value for place, value in changes.items() if place not in WHOLE
+    }
+    return trainers.run(name, **merged)
 
 
 def hashes(run: Run) -> list[str]:
@@ -22,7 +60,7 @@ def hashes(run: Run) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(trainers: Trainers) -> Run:
-    run = trainers.run("undisturbed")
+    run = begin(trainers, "undisturbed")
     run.finish()
     return run
 
@@ -53,28 +91,36 @@ def test_the_weights_moved(undisturbed: Run) -> None:
     assert "undisturbed" not in str(metadata)
 
 
-def _conditioned(attempt: Trainer) -> None:
-    attempt.wait_for(lambda event: event["phase"] == "Conditioning" and "of" in event["message"])
+def _conditioned(attempt: Trainer) -> Line:
+    return attempt.wait_for(lambda event: event["phase"] == "Conditioning" and "of" in event["message"])
 
 
 KILLS = {
     "while scanning": lambda attempt: attempt.wait_for_phase("Scanning"),
+    "while fetching": lambda attempt: attempt.wait_for_phase("Downloading"),
+    "while making class images": lambda attempt: attempt.wait_for_phase("Generating"),
     "while conditioning": lambda attempt: attempt.wait_for_phase("Conditioning"),
     "conditioned": _conditioned,
     "while loading": lambda attempt: attempt.wait_for_phase("Resuming"),
     "in the first step": lambda attempt: attempt.wait_for_phase("Training"),
     "after a checkpoint": lambda attempt: attempt.wait_for_checkpoint(2),
+    "while validating": lambda attempt: attempt.wait_for_phase("Validating"),
     "after two checkpoints": lambda attempt: attempt.wait_for_checkpoint(4),
     "while saving the last": lambda attempt: attempt.wait_for_phase("Saving"),
     "while exporting": lambda attempt: attempt.wait_for_phase("Exporting"),
 }
+PUBLISHED = ("while saving the last", "while exporting")
+"""Where a SIGTERM may find the artifact about to be published: that is then finished."""
 
 
-@pytest.mark.parametrize(
-    "moment", ["while conditioning", "conditioned", "in the first step", "after two checkpoints", "while exporting"]
-)
+def _cases(quick: Iterable[str], every: Iterable[str]) -> list[Any]:
+    """Parameters: what is not quick is left to make test-long."""
+    return [pytest.param(one, marks=[] if one in quick else pytest.mark.long) for one in every]
+
+
+@pytest.mark.parametrize("moment", _cases(["conditioned", "in the first step", "while exporting"], KILLS))
 def test_killed_without_notice_at(moment: str, trainers: Trainers, undisturbed: Run, name: str) -> None:
-    run = trainers.run(name)
+    run = begin(trainers, name)
     first = run.start()
     KILLS[moment](first)
     first.kill(signal.SIGKILL)
@@ -88,23 +134,40 @@ def test_killed_without_notice_at(moment: str, trainers: Trainers, undisturbed: 
     assert hashes(run) == hashes(undisturbed)
 
 
-@pytest.mark.parametrize("moment", KILLS)
+@pytest.mark.parametrize(
+    "moment",
+    _cases(
+        [
+            "while fetching",
+            "while making class images",
+            "while conditioning",
+            "in the first step",
+            "while validating",
+            "while saving the last",
+            "while exporting",
+        ],
+        KILLS,
+    ),
+)
 def test_sigterm_loses_no_step_at(moment: str, trainers: Trainers, undisturbed: Run, name: str) -> None:
-    run = trainers.run(name)
+    run = begin(trainers, name)
     first = run.start()
-    KILLS[moment](first)
+    phase = KILLS[moment](first)["phase"]
+    done = max(event["step"] for event in first.events)
     first.kill(signal.SIGTERM)
     code = first.end(20)
     words = first.last_words
     assert code in (75, 0), first.tail()
-    if code == 0:  # SIGTERM came while the artifact was being published: that was finished instead
-        assert moment in ("while saving the last", "while exporting")
+    if code == 0:
+        assert moment in PUBLISHED
     else:
         assert words.exit_code == 75
-        assert words.durable_step == words.step
+        assert words.durable_step == words.step >= done
         (yielded,) = first.of_type("yielded")
         assert yielded["step"] == words.step
-        assert words.step >= max(event["step"] for event in first.events)
+        assert yielded["phase"] == words.phase
+        phases = list(Phase)
+        assert phases.index(Phase(yielded["phase"])) >= phases.index(Phase(phase)) or phase == "Validating"
         assert yielded["saved"] == ("none" if words.step == 0 else yielded["saved"])
         assert not list(first.folder.glob("lorafinetune-*")), "the scratch folder is still there"
         second = run.finish()
@@ -112,8 +175,48 @@ def test_sigterm_loses_no_step_at(moment: str, trainers: Trainers, undisturbed: 
     assert hashes(run) == hashes(undisturbed)
 
 
+SAVES = {
+    "part": ("/1-2/state-", b""),
+    "manifest": ("/1-2/manifest.json", b""),
+    "head": (f"/{layout.HEAD}", b'"step":2'),
+    "metrics": (f"/{layout.METRICS}", b""),
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        ("part", signal.SIGTERM),
+        ("head", signal.SIGKILL),
+        pytest.param("part", signal.SIGKILL, marks=pytest.mark.long),
+        pytest.param("head", signal.SIGTERM, marks=pytest.mark.long),
+        *(
+            pytest.param(where, number, marks=pytest.mark.long)
+            for where in ("manifest", "metrics")
+            for number in (signal.SIGKILL, signal.SIGTERM)
+        ),
+    ],
+)
+def test_ended_inside_a_save(
+    where: str, number: signal.Signals, trainers: Trainers, undisturbed: Run, name: str
+) -> None:
+    path, body = SAVES[where]
+    with proxy(trainers.s3.endpoint) as between:
+        between.faults = [Fault(Kind.HOLD, "PUT", contains=path, body=body)]
+        run = begin(trainers, name, storage={"endpoint": between.endpoint})
+        first = run.start()
+        eventually(lambda: between.happened, 60, "it is saving")
+        first.kill(number)
+        threading.Timer(0.5, between.let_go.set).start()
+        assert first.end(20) in (-signal.SIGKILL, 75)
+        second = run.finish()
+    if number is signal.SIGTERM:
+        assert second.of_type("started")[0]["step"] == first.last_words.step >= 2
+    assert hashes(run) == hashes(undisturbed)
+
+
 def test_stopped_after_every_step(trainers: Trainers, undisturbed: Run, name: str) -> None:
-    run = trainers.run(name, checkpoint={"everySteps": 1})
+    run = begin(trainers, name, checkpoint={"everySteps": 1})
     for step in range(1, 6):
         attempt = run.start()
         attempt.wait_for_checkpoint(step)
@@ -121,6 +224,27 @@ def test_stopped_after_every_step(trainers: Trainers, undisturbed: Run, name: st
         if attempt.end(20) == 0:
             break
     run.finish()
+    assert hashes(run) == hashes(undisturbed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(20))
+def test_ended_at_random(seed: int, trainers: Trainers, undisturbed: Run, name: str) -> None:
+    """Up to five attempts, each ended at a random moment, with notice or without."""
+    keys = random.Random(seed)
+    run = begin(trainers, name)
+    for _ in range(5):
+        attempt = run.start()
+        attempt.wait_for(lambda event: event["type"] == "started")
+        attempt.process.join(keys.uniform(0.0, 6.0))
+        if not attempt.process.is_alive():
+            break
+        attempt.kill(keys.choice([signal.SIGKILL, signal.SIGTERM]))
+        if attempt.end(30) == 0:
+            break
+    else:
+        run.finish()
     assert hashes(run) == hashes(undisturbed)
 
 

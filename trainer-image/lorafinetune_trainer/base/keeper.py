@@ -19,7 +19,7 @@ from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base import blocks, kept, supply
 from lorafinetune_trainer.base.blocks import Block
-from lorafinetune_trainer.base.files import TRAINED, Files
+from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files
 from lorafinetune_trainer.wires import Wires
 
 LOOK: Final = 0.2
@@ -131,11 +131,15 @@ def keeping(wires: Wires, files: Files, plan: Plan, *, busy: Callable[[], bool])
     if not supply.keeps(source):
         yield
         return
-    pictures = wires.config.validation is not None and source.vae is None
+    wanted = set(TRAINED)
+    if wires.config.training.lora.text_encoder:
+        wanted |= ENCODERS - {"vae"}
+    if wires.config.validation is not None and source.vae is None:
+        wanted.add("vae")
     keeper = Keeper(
         wires.bucket,
         files,
-        TRAINED | ({"vae"} if pictures else set()),
+        wanted & files.parts,  # an attempt that resumed may not have all of them
         plan.base_model_digest,
         run_uid=wires.config.run.uid,
         before_put=lambda: wires.checkpoints.check_fence(seconds=FENCE_SECONDS),

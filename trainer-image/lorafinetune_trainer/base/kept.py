@@ -105,6 +105,7 @@ def restore(
 ) -> Files | None:
     """Return *parts* of the base model of *digest* as the run keeps them, or None where it does not, or not whole.
 
+    The digest covers what a resume needs; other parts (a VAE) are as the manifest says.
     Raises Failure (DiskFull), and Unreachable or AccessDenied where the bucket does not answer.
     """
     began = time.monotonic()
@@ -116,7 +117,7 @@ def restore(
         kept = kept.only(parts)
         _fetch(bucket, kept, folder, traffic)
         found = _files(kept, folder)
-        if parts >= TRAINED and found.digest(TRAINED) != digest:
+        if parts >= TRAINED and found.digest(parts) != digest:
             raise errors.NotVerified("what was put together is another model")
     except errors.ObjectMissing:
         return None
@@ -162,6 +163,7 @@ def _fetch(bucket: Bucket, kept: KeptModel, folder: Path, traffic: Traffic) -> N
 def _files(kept: KeptModel, folder: Path) -> Files:
     hashes = {Block(one.name, one.first, one.end): one.sha256 for one in kept.blocks}
     if kept.single is None:
-        return Folder(folder, tuple(sorted(kept.sizes)), hashes)
+        return Folder(folder, tuple(sorted(kept.sizes)), frozenset(kept.parts), hashes)
     configs = tuple(sorted(name for name in kept.sizes if name != kept.single))
-    return Single(folder, kept.single, header.read(folder / kept.single), configs, hashes=hashes)
+    found = header.read(folder / kept.single)
+    return Single(folder, kept.single, found, frozenset(kept.parts), configs, hashes=hashes)
