@@ -61,6 +61,7 @@ def test_stopped_after_every_step(feature: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own look at its inputs
 def test_compiled_and_stopped_after_every_step() -> None:
     """Blocks compiled anew in each attempt: the same bits again, and nearly those of plain code."""
     settings = tiny.training()
