@@ -337,8 +337,9 @@ class Generation:
         self.resumed = self._step = found.entry.step if found is not None else 0
         if found is not None:
             loaded, right = found.snapshot(), snapshot(self._step)
-            assert loaded.step == self._step
-            assert all(torch.equal(loaded.tensors[name], right.tensors[name]) for name in right.tensors)
+            same = all(torch.equal(loaded.tensors[name], right.tensors[name]) for name in right.tensors)
+            if loaded.step != self._step or not same:
+                run.wrong.append(f"what was loaded is not the state of step {self._step}")
         damaged = len(checkpoints.rejected)
         allowed = sorted({0, *run.offered})[-2 - damaged :] if run.offered else [0]
         if self._step < (run.told if not damaged else allowed[0]) or self._step < allowed[0]:
