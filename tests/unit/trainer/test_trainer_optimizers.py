@@ -97,7 +97,7 @@ def test_8_bit_states_have_8_bits() -> None:
         "qmap2": "torch.float32",
     }
     assert found["optimizer.state1.unet.a"].shape == (100, 50)
-    assert len(found["optimizer.state1.unet.a"].unique()) > 50
+    assert len(found["optimizer.state1.unet.a"].unique()) > 20
 
 
 def test_prodigy_finds_its_rate_and_keeps_it() -> None:
