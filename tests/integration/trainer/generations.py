@@ -296,11 +296,11 @@ class Generation:
 
     def notice(self) -> None:
         """SIGTERM: rescue the newest step, in a thread of its own, and then die."""
-        self.noticed = True
         saver = self._saver
         if saver is None:
             self.run.way.dead = True
             return
+        self._step = min(self._step + 1, STEPS)  # training has gone on while that request was made
 
         def rescue() -> None:
             step = self._step
@@ -313,6 +313,7 @@ class Generation:
             self.run.way.dead = True
 
         self._rescuer = threading.Thread(target=rescue, daemon=True)
+        self.noticed = True
         self._end.noticed.set()
         self._rescuer.start()
 
@@ -323,8 +324,8 @@ class Generation:
             pass
         except BaseException as error:
             self.failure = explain(error)
-        if self.noticed and self._saver is not None:
-            self._rescuer.join(LIMIT)
+        if self.noticed:
+            self._wait_for_rescue()
 
     def _train(self) -> None:
         run, checkpoints = self.run, self._checkpoints
@@ -369,12 +370,18 @@ class Generation:
         saver.drain()
         self._pause()
 
+    def _wait_for_rescue(self) -> None:
+        """Wait for the one that another thread has begun, or is about to."""
+        deadline = time.monotonic() + LIMIT
+        while not self.run.way.dead and time.monotonic() < deadline:
+            time.sleep(0.005)
+
     def _pause(self) -> None:
         """Die, if that has been decided: between two steps is as good a moment as any."""
         if self._end.failure is not None or self.run.way.dead:
             raise Killed
         if self.noticed:
-            self._rescuer.join(LIMIT)
+            self._wait_for_rescue()
             raise Killed
 
     def _end_saver(self, saver: _Saver) -> None:
