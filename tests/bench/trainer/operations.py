@@ -32,8 +32,8 @@ def main(edge: int) -> dict[str, Any]:
 
     meta = torch.device("meta")
     with meta:
-        unet = UNet2DConditionModel.fromconfig(config("unet")).to(torch.bfloat16).requires_grad_(False)
-        vae = AutoencoderKL.fromconfig(config("vae")).requires_grad_(False)
+        unet = UNet2DConditionModel.from_config(config("unet")).to(torch.bfloat16).requires_grad_(False)
+        vae = AutoencoderKL.from_config(config("vae")).requires_grad_(False)
     noise = models.scheduler(config("scheduler", "scheduler_config.json"), training)
     model = models.adapted(unet, (), noise, training, meta)
     vectors.vectors(model.weights, model.dtype)  # as the loop does: the passes see them in the model's precision
