@@ -28,7 +28,7 @@ _lock = threading.RLock()
 class Package(ModuleType):
     """A package whose ``__init__`` runs when the first name is asked of it; its modules can be imported without.
 
-    ``peft`` imports forty methods of tuning, and with them what they need of transformers, to offer one class of LoRA.
+    ``diffusers.models.unets`` imports a dozen models, and with them what they need of transformers, to offer one.
     """
 
     def __getattr__(self, name: str) -> Any:

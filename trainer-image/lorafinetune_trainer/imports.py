@@ -16,7 +16,6 @@ HEAVY: Final = (
     "accelerate",
     "diffusers.models.unets.unet_2d_condition",
     "diffusers.schedulers.scheduling_ddpm",
-    "peft.tuners.lora",
     "torch._inductor.config",  # comes with deterministic algorithms
     "lorafinetune_trainer.training.loop",
     "lorafinetune_trainer.training.model",
@@ -24,15 +23,15 @@ HEAVY: Final = (
     "lorafinetune_trainer.telling.steps",
     "lorafinetune_trainer.publishing",
 )
-UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib")
+UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib", "peft")
 """Optional for the libraries, useless to us; absent in the image, but a developer's environment may have them."""
 EIGHT_BIT: Final = "bitsandbytes"
 FOR_COMPILING: Final = ("jinja2",)
 FOR_GPUS: Final = ("triton", "cuda")
 DEVICES: Final = ("nvidia*", "dxg", "kfd")
 """Under /dev, where there is a GPU."""
-PACKAGES: Final = ("peft", "peft.tuners", "diffusers.models.unets", "diffusers.models.transformers")
-"""They import every model or method of their kind; we use one module of each."""
+PACKAGES: Final = ("diffusers.models.unets", "diffusers.models.transformers")
+"""They import every model of their kind; we use one module of each."""
 
 
 def settle(scratch: str | None) -> None:

@@ -12,9 +12,9 @@ from tests.integration.trainer.process import Run, Trainer, Trainers
 NARROW = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 """What the libraries read as: this CPU has no more than this."""
 TOLD = {"PYTHONPROFILEIMPORTTIME": "1"}
-TRAINING = {"diffusers.models.unets.unet_2d_blocks", "peft.tuners.lora.layer"}
+TRAINING = {"diffusers.models.unets.unet_2d_blocks"}
 ENCODING = {"diffusers.models.autoencoders.vae", "transformers.models.clip.configuration_clip"}
-NEVER = {"torch._dynamo.eval_frame", "torch._dynamo.utils", "sympy", "networkx", "scipy", "peft.tuners.loha"}
+NEVER = {"torch._dynamo.eval_frame", "torch._dynamo.utils", "sympy", "networkx", "scipy", "peft"}
 
 
 def imported(attempt: Trainer) -> set[str]:

@@ -47,10 +47,9 @@ assert sys.modules["torch._dynamo"].eval_frame.OptimizedModule is OptimizedModul
 twice = torch.compile(lambda x: x * 2, backend="eager")
 assert twice(torch.ones(2)).tolist() == [2.0, 2.0]
 optimizer.step()
-from peft import LoraConfig, LoHaConfig
-from peft.tuners.lora import LoraConfig as same
-assert LoraConfig is same
-from diffusers.models.unets import UNet1DModel
+from diffusers.models.unets import UNet1DModel, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel as same
+assert UNet2DConditionModel is same
 print("well")
 """
 
