@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-h
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-unit lint format generate lock programs bench clean
+.PHONY: help demo test test-long test-unit lint format generate lock programs bench bench-trainer clean
 
 help: ## Say what there is to do
 	@echo "lorafinetune: fine-tune SDXL LoRAs on interruptible GPUs and never lose work"
@@ -53,6 +53,10 @@ lock: $(STAMP) ## Resolve the dependencies anew and write locks/ with hashes
 
 bench: programs ## Measure the operator on a real control plane; prints a table
 	@$(BIN)/python -m tests.bench
+
+bench-trainer: programs ## Measure the trainer; prints a table, writes JSON (REFERENCE=script.py: beside that script)
+	@mkdir -p build
+	@$(BIN)/python -m tests.bench.trainer build/bench-trainer.json
 
 clean: ## Remove the virtual environment and what tools left (the cache outside the repository stays)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -75,6 +75,7 @@ def write(folder: Path, file: Path, *, marks: tuple[str, ...] = ()) -> Path:
         config = json.loads((folder / part / "config.json").read_text())
         (weights,) = (folder / part).glob("*.safetensors")
         found |= {name: tensor.contiguous() for name, tensor in convert(load_file(weights), config).items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
     save_file(found, file)
     for part in CONFIGS:
         target = file.with_name(f"{file.name}.config") / part

@@ -74,7 +74,8 @@ async def _measure(stage: Stage, machine: Machine) -> int:
     problems += [row.missing for row in course.rows if row.missing]
     if stage.restarts:
         problems.append(f"the operator ended by itself {stage.restarts} times: {_last_words(stage)}")
-    print("", machine.line(version, os.getloadavg()), "", render(course.rows), "", NOTES, *course.notes, sep="\n")
+    head = machine.line(f"Kubernetes {version}", os.getloadavg())
+    print("", head, "", render(course.rows), "", NOTES, *course.notes, sep="\n")
     for problem in problems:
         print(f"FAILED: {problem}", file=sys.stderr)
     return 1 if problems else 0

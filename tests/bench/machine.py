@@ -27,11 +27,11 @@ class Machine:
         date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         return cls(date, len(os.sched_getaffinity(0)), _processor(), os.getloadavg())
 
-    def line(self, kubernetes: str, load_at_end: Load) -> str:
-        """Return the line that stands above the table. *kubernetes* is the API server's version."""
+    def line(self, versions: str, load_at_end: Load) -> str:
+        """Return the line that stands above the table. *versions* are those of what was measured."""
         return (
             f"{self.date}; {self.cores} cores ({self.processor}); load average at start {_loads(self.load)}, "
-            f"at end {_loads(load_at_end)}; Kubernetes {kubernetes}, Python {platform.python_version()}"
+            f"at end {_loads(load_at_end)}; {versions}, Python {platform.python_version()}"
         )
 
 

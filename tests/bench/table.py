@@ -38,7 +38,7 @@ class Row:
             str(self.number),
             *_side(self.ours, self.unit),
             *_side(self.jobs, self.unit),
-            f"{_short(times)}x" if times is not None else NOTHING,
+            f"{short(times)}x" if times is not None else NOTHING,
         )
 
     @property
@@ -62,13 +62,14 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[str]:
-    yield _line(HEAD)
+    yield line(HEAD)
     yield "|---|" + "---:|" * (len(HEAD) - 1)
     for row in rows:
-        yield _line(row.cells())
+        yield line(row.cells())
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """Return one row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -81,10 +82,10 @@ def _side(samples: Samples | None, unit: str) -> tuple[str, str]:
 
 
 def _said(value: float | None, unit: str) -> str:
-    return f"{_short(value)} {unit}".rstrip() if value is not None else NOTHING
+    return f"{short(value)} {unit}".rstrip() if value is not None else NOTHING
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Two or three digits, and whole numbers as such."""
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"

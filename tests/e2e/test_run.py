@@ -247,17 +247,34 @@ def test_namespace_deleted(stage: Stage, home: str) -> None:
 
 
 def test_delete_and_recreate(stage: Stage, home: str) -> None:
-    """By default only the artifact stays; a new run of the same name starts clean; DeleteAll leaves nothing."""
-    short = {"training": {"steps": 3}, "checkpoint": {"everySteps": 2}}
-    stage.cluster.apply(stage.run(home, "again", **short))
+    """By default only the artifact stays; a new run of the same name starts clean; DeleteAll leaves nothing.
+
+    The first run makes all that one can leave behind, and finds out itself how many steps it takes.
+    """
+    everything = {
+        "dataset": {"classPrompt": "photo of a dog", "classImages": 2},
+        "training": {"steps": None, "epochs": 2},
+        "checkpoint": {"everySteps": 2, "keepIntermediate": {"everySteps": 2}},
+        "validation": {"prompts": ["photo of timberdog"], "everySteps": 2, "inferenceSteps": 2},
+        "metrics": {"tensorBoard": True},
+    }
+    stage.cluster.apply(stage.run(home, "again", **everything))
     first = wait_for_phase(stage, home, "again", "Succeeded")
+    assert first["stepOf"] == "4/4", "two epochs of four images, two in a step"
+    assert first["attempts"][0]["generatingUntil"], "class images were made, and it was told"
+    artifact = first["artifact"]["uri"].removeprefix(f"s3://{LORAS}/")
+    stage.wait("only the product is left", lambda: stage.status(home, "again").get("pruned"), 30)
+    left = {key for key in stage.keys(f"{home}/again-") if not key.startswith(artifact)}
+    assert {key.rpartition("/")[2] for key in left} == {"head.json", "owner.json"}
     stage.cluster.kubectl("delete", "lft", "again", "-n", home, "--timeout=60s")
     kept = stage.keys(f"{home}/again-")
-    artifact = first["artifact"]["uri"].removeprefix(f"s3://{LORAS}/")
     assert kept
     assert all(key.startswith(artifact) for key in kept), kept
+    published = {key.removeprefix(artifact).split("/")[0] for key in kept}
+    assert {"step-000002.safetensors", "step-000004_kohya.safetensors", "samples", "tensorboard"} <= published
     assert hashlib.sha256(lora_of(stage, first)).hexdigest() == first["artifact"]["sha256"]
 
+    short = {"training": {"steps": 3}, "checkpoint": {"everySteps": 2}}
     run = stage.run(home, "again", **short)
     run["spec"]["storage"]["onDelete"] = "DeleteAll"
     stage.cluster.apply(run)

@@ -325,12 +325,13 @@ class Search:
                         if name.startswith(layout.CHECKPOINTS)
                     )
                 )
+                newest = list(dict(entries).items())  # of each step that of the highest attempt
                 made = Head(
                     run_uid=RUN,
                     attempt=top,
                     checkpoints=[
                         CheckpointEntry(attempt=attempt, step=step, manifest_sha256=HASH)
-                        for step, attempt in entries[-2:]
+                        for step, attempt in newest[-2:]
                     ],
                 )
                 after = state._replace(operator="idle" if self.deletes else "away", listed=frozenset())

@@ -129,7 +129,7 @@ def test_a_job_is_settled_once_it_has_written_down_its_new_pod() -> None:
 
 def test_the_machine_is_named_with_its_load() -> None:
     machine = Machine("2026-11-23 12:00 UTC", 2, "Z80", (3.61, 5.0, 5.47))
-    line = machine.line("v1.36.3", (1.0, 2.0, 3.0))
+    line = machine.line("Kubernetes v1.36.3", (1.0, 2.0, 3.0))
     assert line.startswith(
         "2026-11-23 12:00 UTC; 2 cores (Z80); load average at start 3.6 5.0 5.5, at end 1.0 2.0 3.0;"
     )

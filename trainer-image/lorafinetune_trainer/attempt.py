@@ -14,6 +14,7 @@ from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune_trainer import imports, inputs, instructions, places, planning
+from lorafinetune_trainer.base import keeper as keepers
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Verified
@@ -23,7 +24,10 @@ from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
     from lorafinetune_trainer.inputs import Inputs
+    from lorafinetune_trainer.product.product import Product
+    from lorafinetune_trainer.saving.saver import Saver
     from lorafinetune_trainer.training.loop import Loop, Progress
+    from lorafinetune_trainer.training.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +78,8 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     from lorafinetune_trainer import publishing
-    from lorafinetune_trainer.product import initial
     from lorafinetune_trainer.product import intermediate as intermediates
     from lorafinetune_trainer.product.intermediate import Intermediate
-    from lorafinetune_trainer.product.product import Product
     from lorafinetune_trainer.sampling import validation
     from lorafinetune_trainer.saving.saver import Saver
     from lorafinetune_trainer.telling import steps as telling
@@ -87,8 +89,6 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     config, ending, reporter = wires.config, wires.ending, wires.reporter
     training = config.training
     model = models.load(given.files, training, given.accelerator.device, compiled=given.plan.compiled)
-    if given.initial is not None:
-        initial.put(given.initial, model.weights, training, int(model.unet.config.layers_per_block))
     total = planning.total(given.plan, training)
     loop = Loop(
         model,
@@ -100,23 +100,17 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         micro_batch=given.plan.micro_batch,
     )
     entry = _resume(wires, loop, found)
-    product = Product(
-        config=config,
-        plan=given.plan,
-        images=len(given.samples.instances),
-        steps=total,
-        updates=0,
-        layers_per_block=int(model.unet.config.layers_per_block),
-        captions=tuple((one.captions[0], one.repeats) for one in given.samples.instances),
-        class_images=len(given.samples.classes),
-        prediction=model.prediction,
-    )
+    if entry is None:
+        _begin(wires, given, model, loop)
+    given = replace(given, initial=None)  # its bytes
+    product = _product(wires, given, model, total)
     intermediate = Intermediate(
         intermediates.chosen(config.checkpoint.keep_intermediate, total),
         product=product,
         weights=loop.published,
         put=wires.checkpoints.put,
     )
+    intermediate.take(loop.step)  # if the attempt before had no time to
     del found  # its bytes
     # What lives now lives on: the collector need not walk through it again, which would stall the saver's thread.
     gc.collect()
@@ -144,15 +138,21 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         if pictures is not None and progress.step < total:
             pictures.show(progress.step)
 
-    loop.train(on_step)
-    wires.enter(Phase.SAVING)
-    if ending.standing.durable_step < loop.step:
-        saver.offer(loop.snapshot(), SaveReason.FINAL)
-    saver.drain()
+    with keepers.keeping(wires, given.files, given.plan, busy=lambda: saver.busy):
+        loop.train(on_step)
+    _save_last(wires, loop, saver)
     if pictures is not None:
         pictures.show(loop.step)  # the last weights are safe whatever becomes of them
     product = replace(product, updates=loop.updates)
     return publishing.publish(wires, product, loop, intermediate=intermediate, metrics=steps.metrics, pictures=pictures)
+
+
+def _save_last(wires: Wires, loop: Loop, saver: Saver) -> None:
+    """Make the last step durable, if it is not."""
+    wires.enter(Phase.SAVING)
+    if wires.ending.standing.durable_step < loop.step:
+        saver.offer(loop.snapshot(), SaveReason.FINAL)
+    saver.drain()
 
 
 def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry | None:
@@ -174,6 +174,38 @@ def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry
     if loop.step > steps:
         raise invalid("PlanMismatch", f"training.steps is {steps}, but step {loop.step} has been done: raise it again")
     return found.entry if found is not None else None
+
+
+def _begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> None:
+    """Let *loop* begin with the LoRA that the run starts from, if there is one."""
+    from lorafinetune_trainer.product import initial
+
+    loop.begin_with(
+        initial.load(
+            wires.config.training,
+            given.plan.initial_lora_digest,
+            {name: tuple(weight.shape) for name, weight in model.weights.items()},
+            wires.open,
+            layers_per_block=int(model.unet.config.layers_per_block),
+            body=given.initial,
+        )
+    )
+
+
+def _product(wires: Wires, given: Inputs, model: Model, total: int) -> Product:
+    from lorafinetune_trainer.product.product import Product
+
+    return Product(
+        config=wires.config,
+        plan=given.plan,
+        images=len(given.samples.instances),
+        steps=total,
+        updates=0,
+        layers_per_block=int(model.unet.config.layers_per_block),
+        captions=tuple((one.captions[0], one.repeats) for one in given.samples.instances),
+        class_images=len(given.samples.classes),
+        prediction=model.prediction,
+    )
 
 
 def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: list[str]) -> str:

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Final
 
 from lorafinetune.contract.training import Optimizer, Training
@@ -16,12 +17,20 @@ HEAVY: Final = (
     "diffusers.models.unets.unet_2d_condition",
     "diffusers.schedulers.scheduling_ddpm",
     "peft.tuners.lora",
+    "torch._inductor.config",  # comes with deterministic algorithms
     "lorafinetune_trainer.training.loop",
     "lorafinetune_trainer.training.model",
+    "lorafinetune_trainer.saving.saver",
+    "lorafinetune_trainer.telling.steps",
+    "lorafinetune_trainer.publishing",
 )
 UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib")
 """Optional for the libraries, useless to us; absent in the image, but a developer's environment may have them."""
 EIGHT_BIT: Final = "bitsandbytes"
+FOR_COMPILING: Final = ("jinja2",)
+FOR_GPUS: Final = ("triton", "cuda")
+DEVICES: Final = ("nvidia*", "dxg", "kfd")
+"""Under /dev, where there is a GPU."""
 PACKAGES: Final = ("peft", "peft.tuners", "diffusers.models.unets", "diffusers.models.transformers")
 """They import every model or method of their kind; we use one module of each."""
 
@@ -50,14 +59,24 @@ def settle(scratch: str | None) -> None:
 
 def begin(training: Training) -> threading.Thread:
     """Start to import what *training* needs; join the thread before using any of it."""
-    if training.optimizer is not Optimizer.ADAMW_8BIT:
-        sys.modules.setdefault(EIGHT_BIT, None)  # type: ignore[arg-type]
+    for name in _useless(training):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     # What both threads would import at the same time comes first: half-imported modules are seen across threads.
     importlib.import_module("PIL.Image")
     importlib.import_module("huggingface_hub")
     thread = threading.Thread(target=_import_all, args=(training,), name="imports", daemon=True)
     thread.start()
     return thread
+
+
+def _useless(training: Training) -> list[str]:
+    """Return the packages that this training does not use on this machine; the libraries do without them."""
+    found = [] if training.optimizer is Optimizer.ADAMW_8BIT else [EIGHT_BIT]
+    if not training.compile:
+        found += FOR_COMPILING
+        if not any(True for pattern in DEVICES for _ in Path("/dev").glob(pattern)):
+            found += FOR_GPUS
+    return found
 
 
 def _import_all(training: Training) -> None:

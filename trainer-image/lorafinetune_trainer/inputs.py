@@ -17,11 +17,11 @@ from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
-from lorafinetune_trainer import planning
-from lorafinetune_trainer.base import fetching
+from lorafinetune_trainer import fitting, memory, planning
+from lorafinetune_trainer.base import fetching, supply
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
-from lorafinetune_trainer.conditioning import classimages, latents, prompts
+from lorafinetune_trainer.conditioning import classimages, latents, prompts, size
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.objects import Compute
 from lorafinetune_trainer.conditioning.recipe import Recipe
@@ -30,7 +30,7 @@ from lorafinetune_trainer.data import buckets, preflight
 from lorafinetune_trainer.data import dataset as datasets
 from lorafinetune_trainer.data.dataset import Dataset
 from lorafinetune_trainer.failure import Failure
-from lorafinetune_trainer.product.initial import fetch as fetch_initial
+from lorafinetune_trainer.product import initial as starting
 from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
@@ -68,18 +68,32 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     dataset, classes = _scan(wires, decoded=not pinned)
 
     wires.enter(Phase.DOWNLOADING)
+    first = starting.fetch(config.training.lora.init_from, wires.open) if not head.checkpoints else None
     means = Means(wires.open, wires.scratch)
     half = config.training.precision is not Precision.FP32
-    files = fetching.fetch(config.base_model, TRAINED if pinned else TRAINED | ENCODERS, means, half=half)
+    trained = TRAINED | (ENCODERS - {"vae"} if config.training.lora.text_encoder else frozenset())
+    files = supply.bring(
+        config.base_model,
+        trained if pinned else TRAINED | ENCODERS,
+        means,
+        half=half,
+        bucket=wires.bucket,
+        digest=head.plan.base_model_digest if head.plan is not None and pinned else None,
+        note=wires.reporter.note,
+    )
     vae = fetching.fetch_vae(config.base_model, means) if config.base_model.vae and not pinned else Part(files, "vae")
-    base_model_digest = files.digest(TRAINED)
-    first = fetch_initial(config.training.lora.init_from, wires.open) if not head.checkpoints else None
+    base_model_digest = files.digest(trained)
     importing.join()
+    if first is not None:
+        starting.check(first, config.training, int(files.json("unet/config.json")["layers_per_block"]))
 
-    from lorafinetune_trainer.training import model
+    from lorafinetune_trainer.training import compiling, model
 
     threads = head.plan.threads if head.plan is not None else planning.threads()
     model.be_deterministic(threads)
+    if head.plan.compiled if head.plan is not None else config.training.compile:
+        compiling.check()
+    micro_batch, short = fitting.choose(config, files, head.plan, planning.device())
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
@@ -89,8 +103,9 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
         images=dataset.shown,
         thread_count=threads,
         level=level,
+        micro_batch=micro_batch,
     )
-    remarks = planning.check(head.plan, mine) if head.plan is not None else []
+    remarks = [*planning.check(head.plan, mine), *short] if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
         if config.dataset.makes_class_images:
@@ -114,10 +129,10 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
     Where they are *decoded* what is odd about them is told: nothing has cost GPU time yet.
     """
     wires.enter(Phase.SCANNING)
-    source, training = wires.config.dataset, wires.config.training
-    dataset = datasets.scan(datasets.instances(source), wires.open, decoded=decoded)
+    source, training, note = wires.config.dataset, wires.config.training, wires.reporter.note
+    dataset = datasets.scan(datasets.instances(source), wires.open, decoded=decoded, note=note)
     asked = datasets.classes(source)
-    classes = datasets.scan(asked, wires.open, decoded=decoded) if asked is not None else None
+    classes = datasets.scan(asked, wires.open, decoded=decoded, note=note) if asked is not None else None
     if not decoded:
         return dataset, classes
     summaries, remarks = [], []
@@ -130,8 +145,11 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
             summaries.append(preflight.summary(found, frames, what))
             remarks += [which + one for one in (*found.remarks, *preflight.odd_shapes(frames))]
     for remark in remarks:
-        wires.reporter.note(remark)
+        note(remark)
     wires.enter(Phase.SCANNING, "; ".join([*summaries, *remarks]))
+    wanted = size.host_bytes(Recipe(training, "", ""), dataset, classes)
+    if lacking := size.short(training, wanted, memory.host()):
+        raise lacking
     return dataset, classes
 
 

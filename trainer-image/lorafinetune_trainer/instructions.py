@@ -44,7 +44,9 @@ def hold(wanted: str | None) -> str:
 
     It is another than wanted where this CPU cannot do that: the plan's check says so. Call before torch is imported.
     """
-    level = wanted if wanted in _VARIABLES and (wanted != AVX2 or _has_avx2()) else best()
+    level = best()
+    if wanted in (DEFAULT, level):
+        level = wanted
     if _is_x86():
         os.environ.update({**_VARIABLES[level], **({} if maker() == INTEL else _OTHER_MAKERS)})
     return level

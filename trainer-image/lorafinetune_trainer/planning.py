@@ -10,11 +10,13 @@ from typing import Final
 
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune.contract.training import MAX_STEPS, Training
+from lorafinetune.contract.training import MAX_STEPS, Optimizer, Training
 from lorafinetune_trainer import instructions
 from lorafinetune_trainer.failure import invalid
 
-LIBRARIES: Final = ("accelerate", "diffusers", "numpy", "peft", "torch", "transformers")
+LIBRARIES: Final = ("accelerate", "diffusers", "numpy", "torch", "transformers")
+OPTIMIZERS: Final = {Optimizer.ADAMW_8BIT: "bitsandbytes", Optimizer.PRODIGY: "prodigyopt"}
+"""Libraries of the optimizers that are not torch's."""
 MAX_THREADS: Final = 8
 """More threads than this gain little on the CPU and tie the run to large nodes."""
 
@@ -27,9 +29,17 @@ def threads() -> int:
     return max(1, min(MAX_THREADS, len(os.sched_getaffinity(0))))
 
 
-def libraries() -> dict[str, str]:
-    """Return the version of each library that takes part in the mathematics."""
-    return {name: metadata.version(name) for name in LIBRARIES}
+def libraries(training: Training) -> dict[str, str]:
+    """Return the version of each library that takes part in the mathematics; Failure where one is missing."""
+    wanted = [*LIBRARIES, OPTIMIZERS[training.optimizer]] if training.optimizer in OPTIMIZERS else LIBRARIES
+    try:
+        return {name: metadata.version(name) for name in wanted}
+    except metadata.PackageNotFoundError as error:
+        raise invalid(
+            "OptimizerMissing",
+            f"training.optimizer {training.optimizer} needs the library {error.name}, which this image lacks: use "
+            "AdamW, or an image that has it",
+        ) from error
 
 
 def device() -> str:
@@ -73,6 +83,7 @@ def make(
     images: int,
     thread_count: int,
     level: str,
+    micro_batch: int,
     class_digest: str | None = None,
     initial_lora_digest: str | None = None,
 ) -> Plan:
@@ -86,13 +97,14 @@ def make(
         base_model_digest=base_model_digest,
         initial_lora_digest=initial_lora_digest,
         steps=steps(training, images),
-        micro_batch=training.micro_batch or training.batch_size,
+        micro_batch=micro_batch,
+        compiled=training.compile,
         precision=training.precision,
         gradient_checkpointing=training.gradient_checkpointing,
         device=device(),
         instructions=level if device().startswith("cpu") else "",
         threads=thread_count,
-        libraries=libraries(),
+        libraries=libraries(training),
     )
 
 

@@ -58,7 +58,7 @@ def publish(
     kept = intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note)
     provenance = {
         "device": planning.device(),
-        **{f"library.{name}": version for name, version in planning.libraries().items()},
+        **{f"library.{name}": version for name, version in planning.libraries(wires.config.training).items()},
     }
     entry = checkpoints.publish(loop.step, loop.updates, files, provenance, kept)
     wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)

@@ -9,6 +9,7 @@ from lorafinetune.api.status import AttemptStatus, LoRAFineTuneStatus, Totals
 from lorafinetune.engine.times import instant
 
 _HOUR = Decimal(3600)
+_SHOWN = Decimal("0.0005")
 _CENT_OF_A_CENT = Decimal("0.000001")
 
 
@@ -55,10 +56,10 @@ def bill(status: LoRAFineTuneStatus, now: float) -> Bill:
 
 
 def generating_cost(status: LoRAFineTuneStatus, now: float) -> str | None:
-    """Return what making class images has cost, as the COST column says it; None where none were made or paid for."""
+    """Return what making class images has cost, as the COST column says it; None while that is nothing."""
     cost = Decimal((status.totals or Totals()).generating_cost)
     cost += sum((_generating(attempt, now) for attempt in status.attempts), Decimal(0))
-    return f"${cost:.3f}" if cost else None
+    return f"${cost:.3f}" if cost >= _SHOWN else None
 
 
 def _generating(attempt: AttemptStatus, now: float) -> Decimal:

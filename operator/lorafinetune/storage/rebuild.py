@@ -27,6 +27,8 @@ def rebuild(bucket: Bucket, *, run_uid: str, attempt: int, keep: int) -> Head:
         entry = CheckpointEntry(
             attempt=manifest.attempt, step=manifest.step, manifest_sha256=sha256, size=manifest.total_bytes
         )
+        if checkpoints and checkpoints[-1].step == entry.step:
+            continue  # a fenced attempt put the same step and could not commit it: a step counts once
         checkpoints.append(entry)
         if len(checkpoints) == keep:
             break

@@ -36,6 +36,13 @@ def test_the_newest_that_verify_come_back(bucket: Bucket) -> None:
     assert store.read(bucket).head == head
 
 
+def test_a_step_counts_once(bucket: Bucket) -> None:
+    store.mark_owner(bucket, store.Owner(run_uid=UID))
+    older, newest = checkpoint(bucket, 1, 20), checkpoint(bucket, 2, 30)
+    checkpoint(bucket, 1, 30)  # put by an attempt that was fenced before it could commit
+    assert rebuild(bucket, run_uid=UID, attempt=2, keep=2).checkpoints == [older, newest]
+
+
 def test_what_was_written_over_a_head_is_replaced(bucket: Bucket) -> None:
     store.mark_owner(bucket, store.Owner(run_uid=UID))
     kept = [checkpoint(bucket, 1, 20)]

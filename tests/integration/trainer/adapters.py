@@ -11,10 +11,6 @@ from typing import Any
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
 
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-ALL = [*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
-ENCODER_ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]
-ENCODER_ALL = [*ENCODER_ATTENTION, "fc1", "fc2"]
 RANK = 4
 
 
@@ -76,41 +72,37 @@ def pipeline(model: str) -> Any:
 
 
 def inject(pipe: Any, kind: Kind) -> dict[str, Any]:
-    """Put an adapter into *pipe* as the trainer does, every matrix random; return its tensors by our names."""
+    """Put the trainer's own adapter into *pipe*, every matrix random; return its tensors by our names."""
     import torch
-    from peft import LoraConfig, inject_adapter_in_model
 
-    everything = kind.targets == "All"
-    parts = {"unet": ALL if everything else ATTENTION}
-    if kind.text_encoder:
-        parts |= dict.fromkeys(("text_encoder", "text_encoder_2"), ENCODER_ALL if everything else ENCODER_ATTENTION)
-    found = {}
+    from lorafinetune_trainer.training import model
+
+    training = product(kind).config.training
+    weights = model.add_adapter(pipe.unet, training)
+    for part in ("text_encoder", "text_encoder_2") if kind.text_encoder else ():
+        weights |= model.add_encoder_adapter(getattr(pipe, part), part, training)
     chance = torch.Generator().manual_seed(7)
-    for part, targets in parts.items():
-        config = LoraConfig(
-            r=RANK,
-            lora_alpha=kind.alpha,  # type: ignore[arg-type]
-            use_rslora=kind.rs_lora,
-            use_dora=kind.dora and part == "unet",
-            target_modules=targets,
-        )
-        module = getattr(pipe, part)
-        inject_adapter_in_model(config, module)
-        for name, weight in sorted(module.named_parameters()):
-            if "lora_" not in name:
-                continue
-            with torch.no_grad():
-                noise = torch.randn(weight.shape, generator=chance)
-                if "magnitude" in name:
-                    weight.mul_(1.0 + 0.1 * noise)
-                else:
-                    weight.copy_(0.1 * noise)
-            found[f"{part}.{name.replace('.default', '')}"] = weight.detach().clone()
+    with torch.no_grad():
+        for name, weight in weights.items():
+            noise = 0.1 * torch.randn(weight.shape, generator=chance)
+            weight.copy_(weight * (1.0 + noise) if "magnitude" in name else noise)
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def in_memory(weights: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """What each adapted module's weight is changed by, and its magnitudes: an adapter, module by module."""
+    found = {}
+    for name, tensor in weights.items():
+        module, matrix = name.removesuffix(".weight").rsplit(".", 1)
+        if matrix == "lora_B":
+            found[module] = scale * tensor @ weights[f"{module}.lora_A.weight"]
+        elif matrix == "lora_magnitude_vector":
+            found[f"{module}.magnitude"] = tensor
     return found
 
 
-def changes(pipe: Any) -> dict[str, Any]:
-    """What each adapted module's weight is changed by, and its magnitudes: an adapter, module by module."""
+def loaded_by_peft(pipe: Any) -> dict[str, Any]:
+    """The same of an adapter that diffusers has loaded."""
     found = {}
     for part in ("unet", "text_encoder", "text_encoder_2"):
         for name, module in getattr(pipe, part).named_modules():
@@ -162,7 +154,7 @@ def loaded_back(model: str, kinds: list[Kind]) -> list[dict[str, Any]]:
     import numpy as np
     import torch
 
-    from lorafinetune_trainer.product import export, initial, reading
+    from lorafinetune_trainer.product import export, initial
 
     torch.set_num_threads(1)
     plain = paint(pipeline(model))
@@ -170,8 +162,8 @@ def loaded_back(model: str, kinds: list[Kind]) -> list[dict[str, Any]]:
     for kind in kinds:
         pipe = pipeline(model)
         weights = inject(pipe, kind)
-        truth, picture = changes(pipe), paint(pipe)
         told = product(kind)
+        truth, picture = in_memory(weights, told.scale), paint(pipe)
         files = {
             "diffusers": bare(export.diffusers_file(weights, told)),
             "kohya": bare(export.kohya_file(weights, told)),
@@ -183,13 +175,13 @@ def loaded_back(model: str, kinds: list[Kind]) -> list[dict[str, Any]]:
             loaded = pipeline(model)
             load(loaded, body)
             result[name] = {
-                "weights": farthest(truth, changes(loaded)),
+                "weights": farthest(truth, loaded_by_peft(loaded)),
                 "picture": float(np.abs(paint(loaded) - picture).max()),
             }
         training = told.config.training
         shapes = {one: tuple(tensor.shape) for one, tensor in weights.items()}
         for name, body in files.items():
-            read = initial.weights(reading.read(body, 1), training, shapes)
+            read = initial.weights(initial.check(body, training, 1), training, shapes)
             result[name + " read"] = {
                 "names": read.keys() == weights.keys(),
                 "weights": max(float((read[one] - weights[one]).abs().max()) for one in weights),

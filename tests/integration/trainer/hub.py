@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,8 +47,11 @@ def serve(folder: Path, *, token: str | None = None) -> Iterator[tuple[str, list
             file = folder / path.removeprefix(f"/{REPOSITORY}/resolve/{COMMIT}/")
             if path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/") and file.is_file():
                 content = file.read_bytes()
-                tag = hashlib.sha256(content).hexdigest()
-                return self.reply(200, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}, content)
+                headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+                if part := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+                    asked[-1] += f" {part[0]}"
+                    return self.reply(206, headers, content[int(part[1]) : int(part[2]) + 1])
+                return self.reply(200, headers, content)
             code = "RevisionNotFound" if "/revision/" in path else "RepoNotFound"
             return self.reply(404, {"X-Error-Code": code}, b"{}")
 

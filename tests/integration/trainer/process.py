@@ -138,12 +138,19 @@ class Trainer:
 
     def wait_for(self, condition: Callable[[Line], bool]) -> Line:
         """Return the first event that fulfils *condition*, once it has been printed."""
+        return self._wait_for(lambda line: "type" in line and condition(line))
+
+    def wait_for_note(self, words: str) -> str:
+        """Return the first note that holds *words*, once it has been printed."""
+        return str(self._wait_for(lambda line: words in str(line.get("note")))["note"])
+
+    def _wait_for(self, condition: Callable[[Line], bool]) -> Line:
         deadline = time.monotonic() + LIMIT
         while True:
             ended = not self.process.is_alive()
-            for event in self.events:
-                if condition(event):
-                    return event
+            for line in self.lines:
+                if condition(line):
+                    return line
             assert not ended, f"ended with {self.process.exitcode} before: {self.tail()}"
             assert time.monotonic() < deadline, f"not within {LIMIT} s: {self.tail()}"
             time.sleep(0.005)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 from PIL import Image
 
 from lorafinetune.contract import layout
-from tests.integration.trainer.process import Run, Trainers
+from tests.integration.trainer.process import LIMIT, Run, Trainers
 
-ASKED = {"classPrompt": "a photo of a dog", "classImages": 3}
+ASKED = {"classPrompt": "a photo of a dog", "classImages": 2}
 
 
 def kept(run: Run) -> dict[str, bytes]:
@@ -24,42 +25,37 @@ def told(run: Run, attempt: int = -1) -> list[dict[str, Any]]:
 
 
 def test_class_images_are_made_once(trainers: Trainers, name: str) -> None:
-    whole = trainers.run(f"{name}-whole", dataset=ASKED)
-    whole.finish()
-    images = kept(whole)
-    assert len(images) == len(set(images.values())) == 3
+    """Killed after the first image, and again in the training, when the images themselves are no longer needed."""
+    run = trainers.run(name, dataset=ASKED, training={"steps": 3})
+    first = run.start()
+    deadline = time.monotonic() + LIMIT
+    while not kept(run):
+        assert first.process.is_alive(), first.tail()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.kill()
+    first.end()
+    begun = kept(run)
+    second = run.start()
+    second.wait_for_checkpoint(2)
+    second.kill()
+    second.end()
+    images = kept(run)
+    assert {key: images[key] for key in begun} == begun
+    assert len(images) == len(set(images.values())) == 2
     for body in images.values():
         with Image.open(io.BytesIO(body)) as picture:
             assert picture.size == (64, 64)
-    assert [(one["done"], one["total"]) for one in told(whole) if "done" in one][-1] == (3, 3)
-    assert "3 class images made in " in told(whole)[-1]["message"]
-
-    run = trainers.run(name, dataset=ASKED)
-    first = run.start()
-    first.wait_for(lambda event: event.get("phase") == "Conditioning" and event["type"] == "progress")
-    first.kill()
-    first.end()
-    # As if it had been interrupted after the second; and what lies there counts, whatever it is.
-    some = sorted(kept(run))
-    assert len(some) == 3
-    run.bucket.delete(some[2:])
-    before = run.head.conditioning
-    run.finish()
-    assert "made in" in told(run)[-1]["message"]
-    if before is None:  # the conditioning was not pinned yet
-        assert "1 class images made" in told(run)[-1]["message"]
-        assert ", 2 were there" in told(run)[-1]["message"]
-        assert kept(run) == images
-    assert run.file() == whole.file()
-
-
-def test_a_resume_needs_no_class_image(trainers: Trainers, name: str) -> None:
-    run = trainers.run(name, dataset=ASKED)
-    first = run.start()
-    first.wait_for_checkpoint(2)
-    first.kill()
-    first.end()
-    run.bucket.delete(kept(run))
+    *counts, last = told(run)
+    assert [(one["done"], one["total"]) for one in counts if "done" in one][-1] == (2, 2)
+    assert last["message"].startswith(f"{2 - len(begun)} class images made in ")
+    assert last["message"].endswith(f", {len(begun)} were there")
+    run.bucket.delete(images)
     run.finish()
     assert not told(run)
     assert not kept(run)
+
+    whole = trainers.run(f"{name}-whole", dataset=ASKED, training={"steps": 3})
+    whole.finish()
+    assert kept(whole) == images
+    assert run.file() == whole.file()

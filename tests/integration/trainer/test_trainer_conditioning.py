@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from lorafinetune.contract.runconfig import Dataset as Source
 from lorafinetune.contract.training import Training
 from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
+from lorafinetune_trainer.base.files import Folder
 from lorafinetune_trainer.data import dataset as datasets
 from tests.integration.trainer.process import in_preloaded
 from tests.integration.trainer.s3 import Access
@@ -40,9 +41,25 @@ class Counts:
     told: list[tuple[int, int]] = field(default_factory=list)
 
 
+class Models(NamedTuple):
+    """Where the encoders lie."""
+
+    sdxl: Path
+    vae: Path
+
+
+def folder_of(place: Path) -> Folder:
+    return Folder(place, tuple(sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())))
+
+
+@pytest.fixture
+def models(tiny_model: Path, quick_vae: Path) -> Models:
+    return Models(tiny_model, quick_vae)
+
+
 def condition(
     bucket: Bucket,
-    model: Path,
+    models: Models,
     photos: Path,
     training: dict[str, Any],
     *,
@@ -51,14 +68,13 @@ def condition(
     """Prepare with the tiny model's real encoders; return the entry and what was done for it."""
     import torch
 
-    from lorafinetune_trainer.base.files import Folder, Part
+    from lorafinetune_trainer.base.files import Part
     from lorafinetune_trainer.conditioning import latents, pinned, prompts
     from lorafinetune_trainer.conditioning.recipe import Recipe
 
     torch.set_num_threads(1)
     counts = Counts()
-    names = tuple(sorted(str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()))
-    files = Folder(model, names)
+    files = folder_of(models.sdxl)
     source = Source(source=str(photos), instance_prompt="sks dog, snow, wood, sky", class_prompt="a dog")
     data = datasets.scan(datasets.instances(source), lambda _: bucket)
     asked = datasets.classes(source.model_copy(update={"class_source": str(photos / "10_a class")}))
@@ -67,7 +83,7 @@ def condition(
 
     def encode_cuts() -> Any:
         counts.loads.append("vae")
-        encode = latents.encoder(Part(files, "vae"), torch.device("cpu"), flips=settings.random_flip)
+        encode = latents.encoder(Part(folder_of(models.vae), ""), torch.device("cpu"), flips=settings.random_flip)
 
         def counted(given: Any) -> Any:
             counts.vae += 1
@@ -101,24 +117,6 @@ def condition(
     return entry, counts
 
 
-def _plain_vae(model: str, target: str) -> None:
-    """Save the tiny model with a VAE that has no attention, which takes seconds for a picture of this size."""
-    import torch
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    shutil.copytree(model, target, ignore=shutil.ignore_patterns("vae", "unet"))
-    torch.manual_seed(0)
-    config = AutoencoderKL.load_config(Path(model) / "vae")
-    AutoencoderKL.from_config({**config, "mid_block_add_attention": False}).save_pretrained(Path(target) / "vae")
-
-
-@pytest.fixture(scope="module")
-def encoders_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("encoders") / "model"
-    in_preloaded(_plain_vae, str(tiny_model), str(target))
-    return target
-
-
 @pytest.fixture(scope="module")
 def pictures(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs with a folder of repeats and a long caption."""
@@ -135,15 +133,15 @@ def place(s3: Access, name: str) -> Bucket:
     return s3.bucket(f"s3://loras/{name}/")
 
 
-def _everything(s3: Access, name: str, model: Path, pictures: Path) -> None:
+def _everything(s3: Access, name: str, models: Models, pictures: Path) -> None:
     import torch
 
-    from lorafinetune_trainer.base.files import Folder, Part
+    from lorafinetune_trainer.base.files import Part
     from lorafinetune_trainer.conditioning import latents, pinned, prompts
     from lorafinetune_trainer.data import buckets, captions
 
     bucket = place(s3, name)
-    entry, counts = condition(bucket, model, pictures, EVERYTHING)
+    entry, counts = condition(bucket, models, pictures, EVERYTHING)
     assert counts.loads == ["encoders", "vae"]
     assert counts.told[-1] == (counts.told[-1][1],) * 2
     assert [done for done, _ in counts.told] == list(range(1, counts.told[-1][1] + 1))
@@ -156,19 +154,18 @@ def _everything(s3: Access, name: str, model: Path, pictures: Path) -> None:
     }  # fmt: skip
 
     # Shapes, cuts and flips: each is what the VAE makes of just those pixels.
-    names = tuple(sorted(str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()))
-    files = Folder(model, names)
+    files = folder_of(models.sdxl)
     data = datasets.scan(datasets.instances(Source(source=str(pictures), instance_prompt="x")), lambda _: bucket)
     cat = by_name["cat.png"]
     image = next(one for one in data.images if one.name == "cat.png")
     frame = buckets.frame(image.size, 256, square=False, crop_key=image.sha256)
     assert frame.target == (320, 192)
     assert len(cat.cuts) == len(cat.flipped) == len(frame.cuts) > 1
-    assert tuple(cat.cuts[0].mean.shape) == (4, 192 // 2, 320 // 2), "the tiny VAE halves the edges"
+    assert tuple(cat.cuts[0].mean.shape) == (4, 192 // 8, 320 // 8)
     assert cat.cuts[1].time_ids.tolist() == [80, 120, frame.cuts[1].top, frame.cuts[1].left, 192, 320]
     spare = frame.scaled.width - 320
     assert cat.flipped[1].time_ids.tolist() == [80, 120, frame.cuts[1].top, spare - frame.cuts[1].left, 192, 320]
-    vae = latents.encoder(Part(files, "vae"), torch.device("cpu"), flips=False)
+    vae = latents.encoder(Part(folder_of(models.vae), ""), torch.device("cpu"), flips=False)
     straight = latents.cuts(data, image, frame)
     for kept, turn in ((cat.cuts, slice(None)), (cat.flipped, slice(None, None, -1))):
         pixels = tuple(np.ascontiguousarray(one[:, turn]) for one in straight.pixels)
@@ -198,12 +195,12 @@ def _everything(s3: Access, name: str, model: Path, pictures: Path) -> None:
     assert samples.validation_words == tuple(VALIDATION)
 
     # Again: nothing is loaded, and the same is pinned.
-    again, counts = condition(bucket, model, pictures, EVERYTHING)
+    again, counts = condition(bucket, models, pictures, EVERYTHING)
     assert (again, counts.loads, counts.vae, counts.prompts) == (entry, [], 0, 0)
     # An attempt that was killed half-way leaves what the next need not compute.
     keys = sorted(one.key for one in bucket.walk(layout.CONDITIONING) if not one.key.endswith(".json"))
     bucket.delete(keys[::2])
-    half, counts = condition(bucket, model, pictures, EVERYTHING)
+    half, counts = condition(bucket, models, pictures, EVERYTHING)
     assert half == entry
     assert counts.vae + counts.prompts > 0
     # Damage is no conditioning.
@@ -212,16 +209,16 @@ def _everything(s3: Access, name: str, model: Path, pictures: Path) -> None:
         pinned.load(bucket, entry)
 
 
-def test_everything_that_samples_have(s3: Access, encoders_model: Path, pictures: Path, name: str) -> None:
-    in_preloaded(_everything, s3, name, encoders_model, pictures)
+def test_everything_that_samples_have(s3: Access, models: Models, pictures: Path, name: str) -> None:
+    in_preloaded(_everything, s3, name, models, pictures)
 
 
-def _text_encoders_trained(s3: Access, name: str, model: Path, pictures: Path) -> None:
+def _text_encoders_trained(s3: Access, name: str, models: Models, pictures: Path) -> None:
     from lorafinetune_trainer.conditioning import pinned
 
     bucket = place(s3, name)
     training = {**EVERYTHING, "resolution": 64, "lora": {"textEncoder": True}}
-    entry, counts = condition(bucket, model, pictures, training)
+    entry, counts = condition(bucket, models, pictures, training)
     assert counts.loads == ["vae"]
     samples = pinned.load(bucket, entry)
     assert all(not one.prompts and one.captions for one in (*samples.instances, *samples.classes))
@@ -229,12 +226,12 @@ def _text_encoders_trained(s3: Access, name: str, model: Path, pictures: Path) -
 
 
 def test_no_prompts_are_kept_where_the_text_encoders_are_trained(
-    s3: Access, encoders_model: Path, pictures: Path, name: str
+    s3: Access, models: Models, pictures: Path, name: str
 ) -> None:
-    in_preloaded(_text_encoders_trained, s3, name, encoders_model, pictures)
+    in_preloaded(_text_encoders_trained, s3, name, models, pictures)
 
 
-def _fenced(s3: Access, name: str, model: Path, pictures: Path) -> None:
+def _fenced(s3: Access, name: str, models: Models, pictures: Path) -> None:
     asked: list[None] = []
 
     def before_put() -> None:
@@ -244,11 +241,9 @@ def _fenced(s3: Access, name: str, model: Path, pictures: Path) -> None:
 
     bucket = place(s3, name)
     with pytest.raises(Fenced):
-        condition(bucket, model, pictures, {"resolution": 64}, before_put=before_put)
+        condition(bucket, models, pictures, {"resolution": 64}, before_put=before_put)
     assert len(list(bucket.walk())) == 3
 
 
-def test_nothing_is_put_by_an_attempt_that_is_fenced(
-    s3: Access, encoders_model: Path, pictures: Path, name: str
-) -> None:
-    in_preloaded(_fenced, s3, name, encoders_model, pictures)
+def test_nothing_is_put_by_an_attempt_that_is_fenced(s3: Access, models: Models, pictures: Path, name: str) -> None:
+    in_preloaded(_fenced, s3, name, models, pictures)

@@ -42,11 +42,11 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no index": (lambda model: (model / "model_index.json").unlink(), "model_index.json"),
     "cut weights": (
         lambda model: (model / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"\x20\0\0\0\0\0\0\0{"),
-        "the UNet of the base model cannot be loaded",
+        "unet/diffusion_pytorch_model.safetensors is damaged (its header alone has 32 bytes",
     ),
     "cut encoder": (
         lambda model: (model / "text_encoder/model.safetensors").write_bytes(b"\x20\0\0\0\0\0\0\0{"),
-        "text_encoder of the base model cannot be loaded",
+        "text_encoder/model.safetensors is damaged",
     ),
 }
 

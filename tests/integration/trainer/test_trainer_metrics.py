@@ -120,6 +120,24 @@ def test_parts_stay_small_and_few(s3: Access, name: str, monkeypatch: pytest.Mon
     assert [one["step"] for one in metrics.read(bucket, 35)] == [4, 8, 12, 16, 20, 24, 28, 32, 35]
 
 
+def test_steps_that_are_done_during_a_save_are_not_lost(s3: Access, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "PART_LINES", 4)
+    bucket = place(s3, name)
+    one = kept(bucket, 1)
+    train(one, 1, range(1, 4))
+    put, meanwhile = bucket.put, iter([range(4, 7)])
+
+    def slow_put(key: str, body: bytes) -> None:
+        put(key, body)
+        for steps in meanwhile:  # the part that has just been put is filled, and another begun
+            train(one, 1, steps)
+
+    monkeypatch.setattr(bucket, "put", slow_put)
+    one.put(3)
+    one.put(6)
+    assert [found["step"] for found in metrics.read(bucket, 6)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_what_waits_for_the_bucket_is_bounded(s3: Access, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "PART_LINES", 2)
     monkeypatch.setattr(metrics, "MAX_WAITING", 3)

@@ -63,21 +63,37 @@ def _compare(model: str, guidance: float, changes: dict[str, Any]) -> dict[str, 
     latents = pipeline(texts[0], negative_prompt=texts[1], latents=noise, output_type="latent", **wanted).images[0]
     picture = pipeline(texts[0], negative_prompt=texts[1], latents=noise, output_type="np", **wanted).images[0]
     decoder = Decoder(pipeline.vae, torch.device("cpu"))
-    body = decoder.png(ours)
+    body, body_again = decoder.png(ours), decoder.png(again)
     import io
 
     import numpy as np
+
+    from lorafinetune_trainer.sampling import decoder as decoders
+    from lorafinetune_trainer.sampling import sampler
+
+    both, sampler._passes = (
+        sampler._passes,
+        lambda prompts, device: [one for prompt in prompts for one in both([prompt], device)],
+    )
+    apart = _ours(pipeline, guidance, changes, texts)
+    sampler._passes = both
+    decoders.TILED_FROM, decoders.TILE = EDGE, EDGE // 2
+    tiled = decoder.png(ours)
     from PIL import Image
 
     pixels = np.asarray(Image.open(io.BytesIO(body)), dtype=np.float32) / 255
+    in_tiles = np.asarray(Image.open(io.BytesIO(tiled)), dtype=np.float32) / 255
     return {
+        "apart": float((ours - apart).abs().max() / latents.abs().max()),
+        "tiles": float(np.abs(in_tiles - pixels).mean()),
+        "tiled": pipeline.vae.use_tiling,
         "distance": float((ours - latents).abs().max() / latents.abs().max()),
         "picture": float(np.abs(pixels - picture).max()),
         "spread": float(latents.std()),
         "equal": bool(torch.equal(ours, again)),
         "untouched": untouched,
         "sha": hashlib.sha256(body).hexdigest(),
-        "sha again": hashlib.sha256(decoder.png(again)).hexdigest(),
+        "sha again": hashlib.sha256(body_again).hexdigest(),
         "size": pixels.shape,
     }
 
@@ -95,6 +111,9 @@ def test_latents_and_pictures_are_those_of_the_pipeline(
     assert found["distance"] < 1e-4
     assert found["picture"] < 0.01  # one of 255 levels and a little
     assert found["size"] == (EDGE, EDGE, 3)
+    assert found["apart"] < 1e-4, "prompts of different lengths go through the UNet one by one"
+    assert found["tiled"]
+    assert 0 < found["tiles"] < 0.1
     assert found["equal"]
     assert found["sha"] == found["sha again"]
     assert found["untouched"], "the global generator was drawn from"

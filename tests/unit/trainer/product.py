@@ -38,11 +38,6 @@ ENCODERS: dict[str, dict[str, int]] = {
     },
 }
 """What its text encoders' configs say besides the defaults."""
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-ALL = [*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
-ENCODER_ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]
-ENCODER_ALL = [*ENCODER_ATTENTION, "fc1", "fc2"]
-
 MODULE = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
@@ -60,16 +55,20 @@ def real_sdxl(part: str) -> Any:
         return kind(CLIPTextConfig(**ENCODERS[part]))
 
 
-def adapted(part: str, targets: list[str], *, dora: bool = False) -> dict[str, torch.Tensor]:
-    """The matrices, of the meta device, that peft puts beside *targets*, by our names."""
+def adapted(part: str, targets: str, *, dora: bool = False) -> dict[str, torch.Tensor]:
+    """The tensors, of the meta device, that the trainer puts into *part*, by our names."""
     import torch
-    from peft import LoraConfig, inject_adapter_in_model
 
-    module = real_sdxl(part)
+    from lorafinetune_trainer.training import model
+
+    training = product(lora={"targets": targets, "dora": dora}).config.training
+    whole = real_sdxl(part)
     with torch.device("meta"):
-        inject_adapter_in_model(LoraConfig(r=4, use_dora=dora, target_modules=targets), module)
-    found = {f"{part}.{name.replace('.default', '')}": one for name, one in module.named_parameters()}
-    return {name: one.detach() for name, one in found.items() if "lora_" in name}
+        if part == "unet":
+            found = model.add_adapter(whole, training, initialise=False)
+        else:
+            found = model.add_encoder_adapter(whole, part, training, initialise=False)
+    return {name: one.detach() for name, one in found.items()}
 
 
 def product(*, name: str = "one", lora: dict[str, Any] | None = None, source: str = "", **changes: Any) -> Product:

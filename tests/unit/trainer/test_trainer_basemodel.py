@@ -122,11 +122,11 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "a broken config": (write("unet/config.json", "{"), r"unet/config\.json of the base model cannot be read"),
     "weights that were cut short": (
         write("unet/diffusion_pytorch_model.safetensors", weights("x")[:-1]),
-        r"unet/diffusion_pytorch_model\.safetensors is damaged: it has \d+ bytes, its header promises \d+: it was cut",
+        r"unet/diffusion_pytorch_model\.safetensors is damaged \(it has \d+ bytes, its header promises \d+: it was cut",
     ),
     "a header beyond the file": (
         write("vae/diffusion_pytorch_model.safetensors", weights("x")[:20]),
-        r"vae/diffusion_pytorch_model\.safetensors is damaged: its header alone has \d+ bytes, the file 20",
+        r"vae/diffusion_pytorch_model\.safetensors is damaged \(its header alone has \d+ bytes, the file 20",
     ),
     "an empty file": (write("text_encoder/model.safetensors", ""), r"text_encoder/model\.safetensors.*it has 0 bytes"),
     "quantized weights": (

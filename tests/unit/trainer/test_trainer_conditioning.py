@@ -84,3 +84,18 @@ def test_the_memory_that_samples_take() -> None:
     assert size.host_bytes(recipe(captions={"shuffle": True}), data) == wide + square + 9 * prompt
     long = dataset.of([Image("c.png", "3" * 64, "x" * 500, Size(512, 512))], lambda *_: b"")
     assert size.host_bytes(recipe(), data, long, ["negative"]) == wide + 2 * square + 6 * prompt - 2 * 1280 * 4
+
+
+def test_samples_that_do_not_fit_are_refused_with_what_to_do() -> None:
+    plain = Training()
+    assert size.short(plain, 2**30, 2**30) is None
+    lacking = size.short(plain, 2**31, 2**30)
+    assert lacking is not None
+    assert lacking.code == 71
+    assert "the host has 1.0 GiB" in lacking.message
+    assert "take about 2.0 GiB: choose nodes" in lacking.message
+    assert "randomCrop" not in lacking.message
+    shuffled = size.short(Training.model_validate({"captions": {"shuffle": True}, "randomCrop": True}), 2, 1)
+    assert shuffled is not None
+    assert "training.randomCrop: false" in shuffled.message
+    assert "training.captions.shuffle: false" in shuffled.message

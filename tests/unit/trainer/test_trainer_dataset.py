@@ -58,6 +58,19 @@ def test_captions_are_found_wherever_they_are(tmp_path: Path) -> None:
     assert {one.size for one in found.images} == {(40, 34)}
 
 
+def test_the_nearest_metadata_counts(tmp_path: Path) -> None:
+    folder = fill(
+        tmp_path,
+        {
+            "metadata.jsonl": '{"file_name": "sub/a.png", "text": "far"}\n{"file_name": "sub/b.png", "text": "far"}',
+            "sub/metadata.jsonl": '{"file_name": "./a.png", "caption": "near"}',
+            "sub/a.png": picture(),
+            "sub/b.png": picture("blue"),
+        },
+    )
+    assert {one.name: one.caption for one in scan(folder).images} == {"sub/a.png": "near", "sub/b.png": "far"}
+
+
 def test_the_digest_knows_contents_captions_and_repeats_and_nothing_else(tmp_path: Path) -> None:
     red, blue = picture(), picture("blue")
     first = fill(tmp_path / "1", {"a.png": red, "b.png": blue})

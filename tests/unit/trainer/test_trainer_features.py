@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from lorafinetune_trainer.conditioning.samples import Samples
+from lorafinetune_trainer.failure import Failure
+from lorafinetune_trainer.training import compiling
 from tests.unit.trainer import tiny
 
 BUCKETS = Samples((tiny.sample(0), tiny.sample(1, shape=(8, 12)), tiny.sample(2, shape=(12, 8), repeats=2)))
@@ -56,3 +58,32 @@ def test_stopped_after_every_step(feature: str) -> None:
     assert kept.updates == 3 - kept.scalars["skipped"]
     moved = undisturbed.published()
     assert all(torch.equal(moved[name], one) for name, one in attempt.published().items())
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own look at its inputs
+def test_compiled_and_stopped_after_every_step() -> None:
+    """Blocks compiled anew in each attempt: the same bits again, and nearly those of plain code."""
+    settings = tiny.training()
+    undisturbed = tiny.loop(settings, BUCKETS, compiled=True)
+    tiny.train(undisturbed, 3)
+    kept = tiny.loop(settings, BUCKETS).snapshot()
+    for step in (1, 2, 3):
+        torch.compiler.reset()
+        attempt = tiny.loop(settings, BUCKETS, compiled=True)
+        attempt.restore(tiny.through_bytes(kept))
+        tiny.train(attempt, step)
+        kept = attempt.snapshot()
+    assert tiny.differing(undisturbed.snapshot(), kept) == []
+    plain = tiny.loop(settings, BUCKETS)
+    tiny.train(plain, 3)
+    ours, theirs = (torch.cat([one.flatten() for one in each.published().values()]) for each in (undisturbed, plain))
+    assert 0 < float((ours - theirs).norm() / theirs.norm()) < 1e-2
+
+
+def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Failure, match=r"training\.compile: there is no C\+\+ compiler in this image"):
+        compiling.check()
+    monkeypatch.undo()
+    compiling.check()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorafinetune_trainer.product import diffusers, kohya, names
-from tests.unit.trainer.product import ALL, ATTENTION, ENCODER_ALL, ENCODER_ATTENTION, adapted, product
+from tests.unit.trainer.product import adapted, product
 
 DEPTHS = {
     **{f"input_blocks_{block}_1": 2 for block in (4, 5)},
@@ -63,12 +63,12 @@ def keys(modules: Iterable[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def unet() -> dict[str, dict[str, torch.Tensor]]:
-    return {"Attention": adapted("unet", ATTENTION), "All": adapted("unet", ALL)}
+    return {"Attention": adapted("unet", "Attention"), "All": adapted("unet", "All")}
 
 
 @pytest.fixture(scope="module")
 def encoders() -> dict[str, torch.Tensor]:
-    return adapted("text_encoder", ENCODER_ALL) | adapted("text_encoder_2", ENCODER_ALL)
+    return adapted("text_encoder", "All") | adapted("text_encoder_2", "All")
 
 
 def test_the_real_sdxl_has_1120_matrices_in_attention(unet: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -93,7 +93,7 @@ def test_kohyas_names_of_the_text_encoders(encoders: dict[str, torch.Tensor]) ->
     assert set(found) == keys(kohyas_encoders())
     assert len(found) == 3 * 264
     assert digest(found) == DIGESTS["encoders, kohya"]
-    attention = adapted("text_encoder", ENCODER_ATTENTION) | adapted("text_encoder_2", ENCODER_ATTENTION)
+    attention = adapted("text_encoder", "Attention") | adapted("text_encoder_2", "Attention")
     assert len(kohya.tensors(attention, product())) == 3 * 4 * (12 + 32)
 
 
@@ -143,7 +143,7 @@ def test_every_name_comes_back_from_kohyas(
 
 
 def test_a_dora_has_a_magnitude_for_each_module() -> None:
-    weights = adapted("unet", ATTENTION, dora=True)
+    weights = adapted("unet", "Attention", dora=True)
     found = kohya.tensors(weights, product(lora={"dora": True}))
     assert len(found) == 4 * 560
     base = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"

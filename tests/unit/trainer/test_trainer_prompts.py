@@ -115,8 +115,6 @@ def test_a_caption_of_too_many_windows_is_refused() -> None:
 def test_remarks_name_long_captions_and_the_word_that_all_have_in_pieces() -> None:
     assert prompts.remarks(encoders(), ["a photo of sks dog"]) == []
     found = prompts.remarks(encoders(), ["zyxwvut dog", f"{LONG}, zyxwvut", "xyz, zyxwvut"])
-    assert [words.split(",")[0] for words in found] == [
-        "1 captions have more than 75 tokens and are encoded in several windows",
-        "'zyxwvut'",
-    ]
-    assert "falls into 7 tokens" in found[1]
+    assert len(found) == 2
+    assert found[0].startswith("1 captions have more than 75 tokens and are encoded in several windows")
+    assert found[1].endswith("learnt slowly: zyxwvut (7 tokens)")

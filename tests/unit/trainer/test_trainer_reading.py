@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lorafinetune.contract import canonical
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.product import export, initial, reading
@@ -32,7 +34,7 @@ def started(
     """The weights that a run of *lora* starts with, from a file of *tensors*."""
     training = product(lora=lora).config.training
     shapes = {name: tuple(tensor.shape) for name, tensor in (expected or WEIGHTS).items()}
-    return initial.weights(reading.read(state.encode(tensors, metadata), 2), training, shapes)
+    return initial.weights(initial.check(state.encode(tensors, metadata), training, 2), training, shapes)
 
 
 def added(found: dict[str, torch.Tensor], **lora: Any) -> torch.Tensor:
@@ -239,3 +241,30 @@ def test_a_dora_of_a_text_encoder_is_refused() -> None:
 def test_what_is_no_whole_file(body: bytes) -> None:
     with pytest.raises(Failure, match=r"not a whole \.safetensors file"):
         reading.read(body, 2)
+
+
+def loaded(tmp_path: Path, digest: str | None, *, source: str = "", body: bytes | None = None) -> dict[str, Any]:
+    path = tmp_path / "lora.safetensors"
+    path.write_bytes(export.kohya_file(WEIGHTS, product()))
+    lora = {} if source == "nothing" else {"initFrom": source or str(path)}
+    return initial.load(
+        product(lora=lora).config.training,
+        digest,
+        {name: tuple(tensor.shape) for name, tensor in WEIGHTS.items()},
+        lambda location: pytest.fail(f"{location} is asked"),
+        layers_per_block=2,
+        body=body,
+    )
+
+
+def test_the_run_begins_with_the_file_of_its_plan(tmp_path: Path) -> None:
+    body = export.kohya_file(WEIGHTS, product())
+    digest = canonical.sha256(body)
+    assert loaded(tmp_path, digest).keys() == WEIGHTS.keys()
+    assert loaded(tmp_path, digest, source="/gone", body=body).keys() == WEIGHTS.keys()
+    assert loaded(tmp_path, None) == {}
+    with pytest.raises(Failure, match="another file than the one that the run began with") as caught:
+        loaded(tmp_path, "0" * 64)
+    assert caught.value.reason == "PlanMismatch"
+    with pytest.raises(Failure, match="put it back"):
+        loaded(tmp_path, digest, source="nothing")

@@ -151,7 +151,7 @@ def test_the_shipped_configs_are_those_of_sdxl(real: dict[str, Any]) -> None:
     expected = {name: weight.shape for name, weight in models["unet"].state_dict().items()}
     assert {name: weight.shape for name, weight in converted.items()} == expected
     assert len(expected) == family.UNET_TENSORS
-    assert parts.scheduler_config(Single(Path(), "x", header.Header({}, 0, 0)))["prediction_type"] == "epsilon"
+    assert parts.scheduler_config(Single(Path(), "x", header.Header({}, 0, 0), TRAINED))["prediction_type"] == "epsilon"
 
 
 def described(tensors: dict[str, Any]) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ def training(**changes: Any) -> Training:
     return Training.model_validate(merged)
 
 
-def model(settings: Training) -> Model:
+def model(settings: Training, *, compiled: bool = False) -> Model:
     unet, encoders, config = _frozen()
     dtype = TYPES[settings.precision]
     kept = tuple(dataclasses.replace(one, model=copy.deepcopy(one.model).to(dtype)) for one in encoders)
@@ -58,6 +58,7 @@ def model(settings: Training) -> Model:
         models.scheduler(config, settings),
         settings,
         CPU,
+        compiled=compiled,
     )
 
 
@@ -92,9 +93,9 @@ def samples(**members: Any) -> Samples:
     return Samples(tuple(sample(number) for number in range(3)), empty=_prompt(""), **members)
 
 
-def loop(settings: Training, given: Samples | None = None, *, micro_batch: int = 1) -> Loop:
+def loop(settings: Training, given: Samples | None = None, *, micro_batch: int = 1, compiled: bool = False) -> Loop:
     return Loop(
-        model(settings),
+        model(settings, compiled=compiled),
         given or samples(),
         settings,
         dataset_digest="d",

@@ -53,7 +53,7 @@ def fetch(source: BaseModelSource, parts: frozenset[str], means: Means, *, half:
             folder = place.bring(shards)
             names |= shards
     _check_weights(place, folder, names)
-    return Folder(folder, tuple(sorted(names)))
+    return Folder(folder, tuple(sorted(names)), parts)
 
 
 def fetch_vae(source: BaseModelSource, means: Means) -> Part:
@@ -73,7 +73,8 @@ def fetch_vae(source: BaseModelSource, means: Means) -> Part:
     names = (f"{prefix}config.json", weights)
     folder = place.bring(names)
     _check_weights(place, folder, names)
-    return Part(Folder(folder, tuple(sorted(names))), prefix.rstrip("/"))
+    name = prefix.rstrip("/")
+    return Part(Folder(folder, tuple(sorted(names)), frozenset({name})), name)
 
 
 def _fetch_single(place: Place, name: str, parts: frozenset[str]) -> Single:
@@ -86,12 +87,12 @@ def _fetch_single(place: Place, name: str, parts: frozenset[str]) -> Single:
             place.bring(configs)
 
         def spans(found: header.Header) -> list[tuple[int, int]]:
-            return Single(Path(), name, found, configs).spans(parts)
+            return Single(Path(), name, found, parts, configs).spans(parts)
 
         folder = place.bring_spans(spans)
-        return Single(folder, name, header.read(folder / name), configs)
+        return Single(folder, name, header.read(folder / name), parts, configs)
     except ValueError as error:
-        raise wrong(place, f"it is damaged: {error}") from error
+        raise wrong(place, f"it is damaged ({error}): fetch or upload it again") from error
 
 
 def _fetch_single_vae(place: Place, name: str) -> Part:
@@ -105,9 +106,10 @@ def _fetch_single_vae(place: Place, name: str) -> Part:
         if configs:
             place.bring(configs)
         folder = place.bring_spans(lambda found: found.spans(found.tensors))
-        return Part(Single(folder, name, header.read(folder / name), configs, whole="vae"), "vae")
+        vae = Single(folder, name, header.read(folder / name), frozenset({"vae"}), configs, whole="vae")
+        return Part(vae, "vae")
     except ValueError as error:
-        raise wrong(place, f"it is damaged: {error}") from error
+        raise wrong(place, f"it is damaged ({error}): fetch or upload it again") from error
 
 
 def _beside(place: Place, name: str) -> tuple[str, ...]:
@@ -157,7 +159,7 @@ def _check_weights(place: Place, folder: Path, names: Iterable[str]) -> None:
             try:
                 why = family.of_types(header.read(folder / name).tensors)
             except ValueError as error:
-                raise wrong(place, f"{name} is damaged: {error}") from error
+                raise wrong(place, f"{name} is damaged ({error}): fetch or upload it again") from error
             if why:
                 raise wrong(place, f"{name}: {why}")
 

@@ -40,6 +40,8 @@ class Folder:
     folder: Path
     names: tuple[str, ...]
     """The files that count, relative to the folder, sorted."""
+    parts: frozenset[str] = TRAINED | ENCODERS
+    """Those that lie there; ``""`` is the one part whose files lie at the root."""
     hashes: dict[Block, str] = field(default_factory=dict, compare=False, repr=False)
     """SHA-256 of the blocks that have been hashed."""
 
@@ -52,8 +54,9 @@ class Folder:
         return read_json(self.folder / name, name)
 
     def blocks(self, parts: Iterable[str]) -> list[Block]:
-        """Return the blocks of the files of *parts*; the parts of a VAE of its own may lie at the root: ``""``."""
+        """Return the blocks of the files of *parts*."""
         wanted = frozenset(parts)
+        assert wanted <= self.parts, f"{sorted(wanted - self.parts)} has not been fetched"
         names = [name for name in self.names if "" in wanted or name.split("/")[0] in wanted]
         return [one for name in names for one in blocks.cut(name, 0, (self.folder / name).stat().st_size)]
 
@@ -76,6 +79,8 @@ class Single:
     name: str
     """The file, relative to the folder."""
     header: Header
+    parts: frozenset[str]
+    """Those whose bytes are there."""
     configs: tuple[str, ...] = ()
     """Configs and tokenizers that lie in the folder ``<name>.config`` beside it, relative to the folder: they stand in
     for those of SDXL that are shipped."""
@@ -115,7 +120,9 @@ class Single:
 
     def blocks(self, parts: Iterable[str]) -> list[Block]:
         """Return the blocks of the tensors of *parts*."""
-        return [one for first, end in self.spans(parts) for one in blocks.cut(self.name, first, end)]
+        wanted = frozenset(parts)
+        assert wanted <= self.parts, f"{sorted(wanted - self.parts)} has not been fetched"
+        return [one for first, end in self.spans(wanted) for one in blocks.cut(self.name, first, end)]
 
     def digest(self, parts: Iterable[str]) -> str:
         """SHA-256 over names, types, shapes and contents of the tensors of *parts*, and their configs."""

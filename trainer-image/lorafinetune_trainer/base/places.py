@@ -7,6 +7,7 @@ that are wanted, to their own places in a sparse file.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -177,12 +178,29 @@ class Stored:
         return self.scratch
 
     def bring_spans(self, spans: Callable[[Header], list[tuple[int, int]]]) -> Path:
-        """Download the header and *spans* of the single file into a sparse one."""
+        """Download the header and *spans* of the single file into a sparse one, as far as they are not there."""
         assert self.single is not None
-        if not self._is_there(self.single):
-            found = self._header()
-            self._download({self.single: [(0, found.start), *spans(found)]})
+        found = self._header()
+        there = self._ranges()
+        wanted = [(0, found.start), *spans(found)]
+        missing = [
+            (first, end) for first, end in wanted if not any(one <= first and end <= last for one, last in there)
+        ]
+        if missing:
+            self._download({self.single: missing}, add=bool(there))
+            self._ranges_file.write_text(json.dumps([*there, *missing]))
         return self.scratch
+
+    @property
+    def _ranges_file(self) -> Path:
+        """Says which bytes of the sparse file have been fetched."""
+        return self.scratch / f"{self.single}.ranges"
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        try:
+            return [(int(first), int(end)) for first, end in json.loads(self._ranges_file.read_text())]
+        except (OSError, ValueError):
+            return []
 
     def _header(self) -> Header:
         assert self.single is not None
@@ -200,8 +218,11 @@ class Stored:
         path = self.scratch / name
         return path.is_file() and path.stat().st_size == self.sizes[name]
 
-    def _download(self, wanted: dict[str, list[tuple[int, int]]]) -> None:
-        """Fetch ranges of objects in pieces, several at a time; a file has its name only once all are there."""
+    def _download(self, wanted: dict[str, list[tuple[int, int]]], *, add: bool = False) -> None:
+        """Fetch ranges of objects in pieces, several at a time; a file has its name only once all are there.
+
+        With *add* the file is there already, and gets more of its bytes.
+        """
         pieces = [
             (name, one, min(one + _PIECE, end))
             for name, ranges in wanted.items()
@@ -210,10 +231,10 @@ class Stored:
         ]
         self.scratch.mkdir(parents=True, exist_ok=True)
         need_room(self.scratch, sum(end - first for _, first, end in pieces), f"{self.field} {self.uri}")
-        parts = {name: self.scratch / f"{name}.part" for name in wanted}
+        parts = {name: self.scratch / (name if add else f"{name}.part") for name in wanted}
         for name, path in parts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
+            with path.open("ab") as file:
                 file.truncate(self.sizes[name])
 
         def fetch(piece: tuple[str, int, int]) -> None:

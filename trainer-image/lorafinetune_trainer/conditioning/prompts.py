@@ -14,6 +14,7 @@ from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.base.files import Files
 from lorafinetune_trainer.base.parts import TextEncoder
 from lorafinetune_trainer.conditioning.samples import Prompt
+from lorafinetune_trainer.data.preflight import some
 from lorafinetune_trainer.failure import invalid
 
 if TYPE_CHECKING:
@@ -125,8 +126,8 @@ def remarks(encoders: Encoders, captions: Iterable[str]) -> list[str]:
         )
     common = set.intersection(*(set(caption.replace(",", " ").split()) for caption in every)) if every else set()
     counts = {word: len(encoders[0].tokens(word)) for word in sorted(common)}
-    return found + [
-        f"{word!r}, which all captions have, falls into {count} tokens: a word of one or two is learnt faster"
-        for word, count in counts.items()
-        if count >= MANY_TOKENS
-    ]
+    if many := [f"{word} ({count} tokens)" for word, count in counts.items() if count >= MANY_TOKENS]:
+        found.append(
+            f"words that all captions have and that fall into many tokens, so that they are learnt slowly: {some(many)}"
+        )
+    return found

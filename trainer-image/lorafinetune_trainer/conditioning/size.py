@@ -6,9 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from lorafinetune.contract.exit_codes import ExitCode
+from lorafinetune.contract.training import Training
 from lorafinetune_trainer.conditioning.recipe import Recipe
 from lorafinetune_trainer.data.buckets import Frame
 from lorafinetune_trainer.data.dataset import Dataset
+from lorafinetune_trainer.failure import Failure
+from lorafinetune_trainer.memory import GIB
 
 _FLOAT: Final = 4
 _CHANNELS, _SHRUNK = 4, 8
@@ -31,6 +35,21 @@ def host_bytes(recipe: Recipe, dataset: Dataset, classes: Dataset | None = None,
         return pictures
     orders = [recipe.orders(caption) for caption in {image.caption for image in images}]
     return pictures + _prompts(["", *validation, *(one for every in orders for one in every)])
+
+
+def short(training: Training, wanted: int, room: int) -> Failure | None:
+    """Return what to do where *wanted* bytes of samples do not fit into the host's *room*; None where they do."""
+    if wanted <= room:
+        return None
+    fixes = ["choose nodes or limits with more memory (placement.pools)", "use fewer images"]
+    fixes += ["set training.randomCrop: false"] if training.random_crop else []
+    fixes += ["set training.captions.shuffle: false, or shorten the captions"] if training.captions.shuffle else []
+    return Failure(
+        ExitCode.OUT_OF_MEMORY,
+        "OutOfMemory",
+        f"the host has {room / GIB:.1f} GiB for this attempt, and the latents and embeddings of the images alone take "
+        f"about {wanted / GIB:.1f} GiB: {', or '.join(fixes)}",
+    )
 
 
 def _latents(frame: Frame) -> int:

@@ -28,6 +28,7 @@ OTHER_IMAGES: Final = frozenset({".heic", ".heif", ".raw", ".dng", ".cr2", ".nef
 MAX_IMAGES: Final = 2000
 MAX_IMAGE_BYTES: Final = 128 * 1024 * 1024
 PARALLEL: Final = 8
+MAX_NOTES: Final = 200
 NOT_SEEN: Final = Size(0, 0)
 
 _Result = TypeVar("_Result")
@@ -114,11 +115,18 @@ class _Seen(NamedTuple):
     """Digest of the decoded picture."""
 
 
-def scan(asked: Asked, bucket: Callable[[layout.Location], Bucket], *, decoded: bool = True) -> Dataset:
+def scan(
+    asked: Asked,
+    bucket: Callable[[layout.Location], Bucket],
+    *,
+    decoded: bool = True,
+    note: Callable[[str], None] = lambda _: None,
+) -> Dataset:
     """Find, read and digest the images of a source; raises Failure (INVALID) for all that the user must mend.
 
     *bucket* opens a place in the object store. Without *decoded* the images are hashed and not decoded, which is
-    enough to compare the data set with one that was scanned before.
+    enough to compare the data set with one that was scanned before. *note* is told each problem where there are
+    several, since a failure's message may not hold them all.
     """
     files = place.enter(asked.field, asked.source, bucket)
     names = sorted(name for name in files.sizes if _suffix(name) in DECODED)
@@ -150,7 +158,11 @@ def scan(asked: Asked, bucket: Callable[[layout.Location], Bucket], *, decoded: 
         looks = dict(zip(names, pool.map(look, names), strict=True))
     problems |= {name: found for name, found in looks.items() if isinstance(found, Failure)}
     if problems:
-        raise preflight.refuse([problems[name] for name in sorted(problems)])
+        every = [problems[name] for name in sorted(problems)]
+        if len(every) > 1:
+            for problem in every[:MAX_NOTES]:
+                note(problem.message)
+        raise preflight.refuse(every)
     seen = [found for found in looks.values() if isinstance(found, _Seen)]
     return of((one.image for one in seen), files.read, _remarks(seen, files, listed or {}) if decoded else ())
 

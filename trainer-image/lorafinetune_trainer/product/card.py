@@ -116,7 +116,7 @@ def _settings(product: Product) -> dict[str, object]:
     config, training, plan = product.config, product.config.training, product.plan
     lora = training.lora
     kinds = [
-        *(["DoRA"] if lora.dora else []),
+        *(["a DoRA"] if lora.dora else []),
         *(["rank-stabilised"] if lora.rs_lora else []),
         *(["text encoders too"] if lora.text_encoder else []),
     ]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lorafinetune.contract import layout
+from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.training import Targets, Training
 from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
+from lorafinetune_trainer.failure import invalid
 from lorafinetune_trainer.product import names, reading
 from lorafinetune_trainer.product.product import scale
 from lorafinetune_trainer.product.reading import Lora, Module, refuse
@@ -43,26 +44,41 @@ def fetch(source: str | None, open_: Callable[[layout.Location], Bucket]) -> byt
         refuse(f"{source} cannot be read ({error.strerror})", "correct the path, or write s3://bucket/key.safetensors")
 
 
-def put(body: bytes, trained: Mapping[str, torch.nn.Parameter], training: Training, layers_per_block: int) -> None:
-    """Let the weights that are *trained* begin as the LoRA file *body* says; raises Failure (InvalidLora)."""
-    import torch
+def load(
+    training: Training,
+    digest: str | None,
+    expected: Mapping[str, tuple[int, ...]],
+    open_: Callable[[layout.Location], Bucket],
+    *,
+    layers_per_block: int,
+    body: bytes | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return the weights that the run begins with, by the names of *expected*; none where it starts from nothing.
 
-    shapes = {name: tuple(one.shape) for name, one in trained.items()}
-    with torch.no_grad():
-        for name, one in weights(reading.read(body, layers_per_block), training, shapes).items():
-            trained[name].copy_(one)
-
-
-def weights(lora: Lora, training: Training, expected: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """Return the weights with which the adapter computes what *lora* does, by the names of *expected*.
-
-    *expected* are the shapes of all trained weights, by our names. Modules that the file leaves out are absent: they
-    begin as they would without it. Raises Failure (InvalidLora) where the file has what the run does not train.
+    *body* is the file, where it has been fetched already; *digest* is the plan's. Raises Failure: InvalidLora, or
+    PlanMismatch where the file is another than the one that the run began with.
     """
-    wanted = {names.parse(name).place for name in expected}
-    for place in lora.modules:
-        if place not in wanted:
-            _refuse_place(place, wanted, training)
+    source = training.lora.init_from
+    if digest is None:
+        return {}
+    if source is None:
+        raise invalid("PlanMismatch", f"the run began with a LoRA in {reading.FIELD}, which is absent now: put it back")
+    body = body or fetch(source, open_) or b""
+    if canonical.sha256(body) != digest:
+        raise invalid(
+            "PlanMismatch",
+            f"{reading.FIELD}: {source} is another file than the one that the run began with. Put that back, or delete "
+            "the run and create it anew",
+        )
+    return weights(check(body, training, layers_per_block), training, expected)
+
+
+def check(body: bytes, training: Training, layers_per_block: int) -> Lora:
+    """Read the file; refuse it (InvalidLora) for what can be told before any model has been loaded."""
+    lora = reading.read(body, layers_per_block)
+    encoder = next((place for place in lora.modules if place.startswith(names.ENCODERS)), None)
+    if encoder is not None and not training.lora.text_encoder:
+        refuse(f"the file adapts the text encoders ({encoder})", "set training.lora.textEncoder: true")
     rank = training.lora.rank
     if other := sorted(lora.ranks - {rank}):
         refuse(
@@ -71,6 +87,20 @@ def weights(lora: Lora, training: Training, expected: Mapping[str, tuple[int, ..
         )
     if lora.is_dora and not training.lora.dora:
         refuse("the file is a DoRA", "set training.lora.dora: true")
+    return lora
+
+
+def weights(lora: Lora, training: Training, expected: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Return the weights with which the adapter computes what *lora* does, by the names of *expected*.
+
+    *expected* are the shapes of all trained weights, by our names. Modules that the file leaves out are absent: they
+    begin as they would without it. Raises Failure (InvalidLora) where the file has what the run does not train.
+    *lora* has passed :func:`check`.
+    """
+    wanted = {names.parse(name).place for name in expected}
+    for place in lora.modules:
+        if place not in wanted:
+            _refuse_place(place, wanted, training)
     magnitudes = {taken.place for name in expected if (taken := names.parse(name)).matrix == names.MAGNITUDE}
     found: dict[str, torch.Tensor] = {}
     for name, shape in expected.items():
@@ -104,9 +134,7 @@ def _matrix(module: Module, matrix: str, own: float) -> torch.Tensor | None:
 
 
 def _refuse_place(place: str, wanted: set[str], training: Training) -> None:
-    part, _, module = place.partition(".")
-    if part in names.ENCODERS and not training.lora.text_encoder:
-        refuse(f"the file adapts the text encoders ({place})", "set training.lora.textEncoder: true")
+    _, _, module = place.partition(".")
     if training.lora.targets is Targets.ATTENTION and not names.is_attention(module):
         beside = names.beside(place)
         if any(one.startswith(beside) for one in wanted):

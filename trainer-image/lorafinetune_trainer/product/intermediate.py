@@ -134,7 +134,7 @@ class Intermediate:
                 body = bucket.get(_key(step)).body if step in there else older[step]()
                 weights = _weights(reading.read(body, self._product.layers_per_block))
             except KeyError:
-                note(f"the LoRA of step {step} was not kept: checkpoint.keepIntermediate did not choose it at its time")
+                note(f"the LoRA of step {step} was not kept: it was chosen later, or a notice was too short for it")
                 continue
             except (Failure, errors.ObjectMissing, errors.NotVerified) as error:
                 note(f"the LoRA of step {step} is damaged and left out: {error}")

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract.training import Precision
-from lorafinetune_trainer.base import fetching, parts
+from lorafinetune_trainer.base import fetching, parts, supply
 from lorafinetune_trainer.base.files import Part
 from lorafinetune_trainer.base.places import Means
 from lorafinetune_trainer.failure import invalid
@@ -29,7 +29,17 @@ def fetch(wires: Wires, device: torch.device) -> Decoder:
     if source.vae is not None:
         part = fetching.fetch_vae(source, means)
     else:
-        part = Part(fetching.fetch(source, frozenset({"vae"}), means, half=half), "vae")
+        plan = wires.checkpoints.head.plan
+        files = supply.bring(
+            source,
+            frozenset({"vae"}),
+            means,
+            half=half,
+            bucket=wires.bucket,
+            digest=plan.base_model_digest if plan is not None else None,
+            note=wires.reporter.note,
+        )
+        part = Part(files, "vae")
     return Decoder(parts.load_vae(part, torch.float32), device)
 
 

@@ -190,6 +190,7 @@ class Validation:
                     shape=self._decoder.shape(means.edge),
                     device=means.device,
                     deadline=deadline,
+                    on_step=self._wires.ending.hold,
                 )
             body = self._decoder.png(made)
             self._wires.checkpoints.check_fence(seconds=5.0)
@@ -253,7 +254,7 @@ def _plain(compiled: bool) -> AbstractContextManager[object]:
     """
     import torch
 
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()  # type: ignore[no-untyped-call]
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _release() -> None:

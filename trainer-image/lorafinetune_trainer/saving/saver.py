@@ -74,6 +74,11 @@ class Saver:
             self._pending = (snapshot, reason)
             self._change.notify_all()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a snapshot is waiting or being saved: what is less urgent leaves it the link."""
+        return self._pending is not None or self._saving is not None
+
     def drain(self) -> None:
         """Wait until nothing is pending and nothing is being saved; a save that keeps failing ends the process."""
         with self._change:

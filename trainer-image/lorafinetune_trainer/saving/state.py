@@ -140,5 +140,12 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return canonical.sha256(encode({name: tensor.detach().cpu() for name, tensor in tensors.items()}))
 
 
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of a tensor that holds NaN or an infinity; None where all are finite."""
+    return next(
+        (name for name, one in tensors.items() if one.is_floating_point() and not bool(one.isfinite().all())), None
+    )
+
+
 def _part_name(number: int) -> str:
     return f"state-{number:05}.safetensors"

@@ -5,7 +5,6 @@ Pure: the same step of the same run gives the same batches, in the same order, s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
@@ -45,6 +44,9 @@ class Batch:
     """(slots, tokens, width); no tokens where the text encoders are trained."""
     pooled: torch.Tensor
     """(slots, width)."""
+
+
+_TENSORS: Final = tuple(field.name for field in fields(Batch) if field.name not in ("names", "captions"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +171,29 @@ class Batches:
         )
 
 
-def moved(batches: Sequence[Batch], device: torch.device) -> tuple[Batch, ...]:
-    """Return *batches* on *device*: one copy for all their tensors, which the GPU makes while it computes."""
+def moved(given: Sequence[Batch], device: torch.device) -> tuple[Batch, ...]:
+    """Return the batches on *device*: one copy for all their tensors, which the GPU makes while it computes."""
     if device.type == "cpu":
-        return tuple(batches)
-    names = [field.name for field in fields(Batch) if field.name not in ("names", "captions")]
-    tensors = [getattr(batch, name) for batch in batches for name in names]
-    packed = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+        return tuple(given)
+    packed = pack(given)
     if device.type == "cuda":
         packed = packed.pin_memory()
-    there, first, found = packed.to(device, non_blocking=True), 0, []
-    for tensor in tensors:
-        end = first + math.prod(tensor.shape)
-        found.append(there[first:end].view(tensor.shape).to(tensor.dtype))
-        first = end
-    rows: list[dict[str, Any]] = [
-        dict(zip(names, found[at : at + len(names)], strict=True)) for at in range(0, len(found), len(names))
-    ]
-    return tuple(replace(batch, **row) for batch, row in zip(batches, rows, strict=True))
+    return unpack(packed.to(device, non_blocking=True), given)
+
+
+def pack(given: Sequence[Batch]) -> torch.Tensor:
+    """Return all numbers of all batches one after the other, float32: integers are small enough to be exact."""
+    return torch.cat([getattr(batch, name).reshape(-1).float() for batch in given for name in _TENSORS])
+
+
+def unpack(packed: torch.Tensor, like: Sequence[Batch]) -> tuple[Batch, ...]:
+    """Return the batches that *packed* holds, wherever it lies, in the shapes and types of those it was made of."""
+    first, found = 0, []
+    for batch in like:
+        parts: dict[str, Any] = {}
+        for name in _TENSORS:
+            tensor = getattr(batch, name)
+            parts[name] = packed[first : first + tensor.numel()].view(tensor.shape).to(tensor.dtype)
+            first += tensor.numel()
+        found.append(replace(batch, **parts))
+    return tuple(found)

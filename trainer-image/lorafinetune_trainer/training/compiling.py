@@ -13,24 +13,27 @@ MAX_SHAPES: Final = 64
 """Compilations of one block's code: one for each bucket, micro-batch and length of captions that is met."""
 
 
-def compile_blocks(unet: Any) -> None:
-    """Compile each transformer block of *unet* when it is first called; Failure where this machine cannot."""
+def check() -> None:
+    """Raise Failure where this machine cannot compile: inductor needs a compiler when it runs."""
     import torch
+
+    if torch.cuda.is_available():
+        names, which = ("gcc", "clang", "cc"), "C compiler (which Triton needs)"
+    else:
+        names, which = ("g++", "clang++", "c++"), "C++ compiler"
+    if not any(shutil.which(one) for one in names):
+        raise invalid(
+            "CompileUnsupported",
+            f"training.compile: there is no {which} in this image: use one that has {names[0]}, or leave "
+            "training.compile out (in a new run: this one keeps to its plan)",
+        )
+
+
+def compile_blocks(unet: Any) -> None:
+    """Compile each transformer block of *unet* when it is first called."""
     from torch import _dynamo as dynamo
     from torch import _inductor as inductor
 
-    if not torch.cuda.is_available() and not any(shutil.which(one) for one in ("g++", "clang++", "c++")):
-        raise invalid(
-            "CompileUnsupported",
-            "training.compile: there is no C++ compiler on this machine: use an image that has g++, or leave "
-            "training.compile out",
-        )
-    if torch.cuda.is_available() and not any(shutil.which(one) for one in ("gcc", "clang", "cc")):
-        raise invalid(
-            "CompileUnsupported",
-            "training.compile: there is no C compiler in this image, which Triton needs: use one that has gcc, or "
-            "leave training.compile out",
-        )
     inductor.config.deterministic = True  # else kernels are chosen by how fast they happened to be
     dynamo.config.recompile_limit = MAX_SHAPES
     dynamo.config.accumulated_recompile_limit = 8 * MAX_SHAPES

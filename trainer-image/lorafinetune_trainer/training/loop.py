@@ -100,6 +100,19 @@ class Loop:
         self.skipped = 0
         """All such steps."""
 
+    def begin_with(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Give some weights other values to begin with, by name; before the first step."""
+        assert self.step == 0
+        with self._lock, torch.no_grad():
+            for number, one in enumerate(self._vectors):
+                for name, place in one.places.items():
+                    if name in weights:
+                        place.of(one.master).copy_(weights[name])
+                one.refresh()
+                if self._average is not None:
+                    self._average.values[number].copy_(one.master)
+            self._copies.changed()
+
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from *snapshot*; ValueError, and nothing changed, where it is no state of this model."""
         try:

@@ -109,10 +109,12 @@ class _Other:
     module: Any
     weights: dict[str, torch.Tensor] | None
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
     @property
-    def device(self) -> torch.device:
-        device: torch.device = self.module.device
-        return device
+    def config(self) -> Any:
+        return self.module.config
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         return _call(self.module, self.weights, *given, **named)

@@ -1,0 +1,214 @@
+"""Base models from each kind of place, folders and single files: what is fetched, and how it ends where it fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from examples import single_file
+from lorafinetune.contract import layout
+from lorafinetune.storage.bucket import Bucket
+from lorafinetune_trainer.base import header
+from lorafinetune_trainer.base.files import PREFIXES
+from lorafinetune_trainer.saving import state
+from tests.integration.trainer import hub
+from tests.integration.trainer.process import Run, Trainer, Trainers, in_preloaded
+
+STEPS = {"training": {"steps": 400}}
+
+
+@pytest.fixture(scope="module")
+def single(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as one file, its configs beside it."""
+    file = tmp_path_factory.mktemp("single") / "tiny.safetensors"
+    return in_preloaded(single_file.write, tiny_model, file)
+
+
+def put(bucket: Bucket, folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            bucket.put(str(path.relative_to(folder)), path.read_bytes())
+
+
+def fetched(attempt: Trainer) -> tuple[int, str]:
+    """Return how many bytes of the base model the attempt says that it has fetched, and from where."""
+    notes = [str(line["note"]) for line in attempt.lines if "note" in line]
+    (found,) = (one for text in notes if (one := re.match(r"base model: (\d+) bytes from (.+) in [\d.]+ s$", text)))
+    return int(found[1]), found[2]
+
+
+def interrupt(run: Run) -> Trainer:
+    attempt = run.start()
+    attempt.wait_for_checkpoint(2)
+    attempt.kill(signal.SIGTERM)
+    assert attempt.end(30) == 75, attempt.tail()
+    return attempt
+
+
+def test_one_file_from_path_and_bucket_makes_the_lora_of_the_folder(
+    trainers: Trainers, single: Path, name: str
+) -> None:
+    put(trainers.s3.bucket(f"s3://loras/{name}/"), single.parent)
+    source = f"s3://loras/{name}/{single.name}"
+    some = {"training": {"steps": 12}}
+    by_folder, by_path, by_s3 = (
+        trainers.run(f"{name}-folder", **some),
+        trainers.run(f"{name}-path", baseModel={"source": str(single)}, **some),
+        trainers.run(f"{name}-s3", baseModel={"source": source}, **some),
+    )
+    by_folder.finish()
+    assert fetched(by_path.finish()) == (0, str(single))
+    loras = [state.decode(run.file()).tensors for run in (by_folder, by_path)]
+    assert loras[0].keys() == loras[1].keys()
+    assert all(loras[0][key].equal(loras[1][key]) for key in loras[0])
+
+    everything, where = fetched(interrupt(by_s3))
+    assert where == source
+    second = by_s3.finish()
+    assert second.of_type("started")[0]["step"] > 0
+    assert by_s3.file() == by_path.file()
+    head = header.read(single)
+    unet = sum(one.end - one.first for key, one in head.tensors.items() if key.startswith(PREFIXES["unet"]))
+    configs = [path for path in single.with_name(f"{single.name}.config").rglob("*") if path.is_file()]
+    beginning = min(head.size, 512 * 1024)
+    count, _ = fetched(second)
+    assert count == beginning + head.start + unet + sum(path.stat().st_size for path in configs) < everything
+
+
+def test_another_family_is_refused_before_its_weights_are_fetched(trainers: Trainers, single: Path, name: str) -> None:
+    body = single.read_bytes()
+    (length,) = struct.unpack_from("<Q", body)
+    members = json.loads(body[8 : 8 + length])
+    other = {key.replace("conditioner.embedders.0.", "cond_stage_model."): value for key, value in members.items()}
+    text = json.dumps(other).encode()
+    file = struct.pack("<Q", len(text)) + text + body[8 + length :] + bytes(4 * 1024 * 1024)
+    trainers.s3.bucket("s3://loras/").put(f"{name}/sd15.safetensors", file)
+    attempt = trainers.run(name, baseModel={"source": f"s3://loras/{name}/sd15.safetensors"}).start()
+    assert attempt.end() == 78, attempt.tail()
+    assert attempt.last_words.reason == "WrongBaseModel"
+    assert "it is a Stable Diffusion 1 model" in attempt.last_words.message
+    assert f"{name}/sd15.safetensors" in attempt.last_words.message
+
+
+def _fetch_from_hub(endpoint: str, source: str, folder: str, parts: list[str]) -> tuple[str, int]:
+    """Fetch in a process whose hub is *endpoint*; return digest and bytes, or the words of the failure."""
+    from huggingface_hub import constants
+
+    from lorafinetune.contract.runconfig import BaseModelSource
+    from lorafinetune_trainer.base import fetching
+    from lorafinetune_trainer.base.files import TRAINED
+    from lorafinetune_trainer.base.places import Means
+    from lorafinetune_trainer.failure import Failure
+
+    constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_CACHE = endpoint, False, folder
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+
+    def no_bucket(location: object) -> Bucket:
+        raise AssertionError("no bucket")
+
+    means = Means(no_bucket, Path(folder))
+    try:
+        files = fetching.fetch(BaseModelSource(source=source), frozenset(parts), means, half=False)
+    except Failure as failure:
+        return failure.message, means.traffic.fetched
+    return files.digest(TRAINED), means.traffic.fetched
+
+
+def test_one_file_from_the_hub(single: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    shutil.copytree(single.parent, repository / "models")
+    body = single.read_bytes().replace(b"model.diffusion_model.output_blocks", b"model.diffusion_model.double_blocks")
+    (repository / "models/flux.safetensors").write_bytes(body)
+    parts = ["unet", "scheduler", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
+    with hub.serve(repository) as (endpoint, asked):
+        source = f"hf://{hub.REPOSITORY}/models/{single.name}"
+        digest, count = in_preloaded(_fetch_from_hub, endpoint, source, str(tmp_path / "cache"), parts)
+        assert any(path.endswith(f"{single.name} bytes=0-100000") for path in asked), (digest, asked)
+        configs = single.with_name(f"{single.name}.config")
+        assert count == single.stat().st_size + sum(one.stat().st_size for one in configs.rglob("*") if one.is_file())
+        again = in_preloaded(_fetch_from_hub, endpoint, source, str(tmp_path / "cache"), parts)
+        assert again == (digest, 0)
+        by_path, _ = in_preloaded(_fetch_from_hub, endpoint, str(single), str(tmp_path), parts)
+        assert digest == by_path
+        asked.clear()
+        words, count = in_preloaded(
+            _fetch_from_hub, endpoint, source.replace(single.name, "flux.safetensors"), str(tmp_path / "cache"), parts
+        )
+        assert "it is a Flux model" in words
+        assert count == 0
+        assert [path for path in asked if path.endswith("flux.safetensors")] == []
+        words, _ = in_preloaded(_fetch_from_hub, endpoint, f"hf://{hub.REPOSITORY}/x.safetensors", str(tmp_path), parts)
+        assert "has no file x.safetensors" in words
+
+
+def test_a_resume_takes_the_hubs_model_from_the_runs_own_prefix(
+    trainers: Trainers, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    with hub.serve(tiny_model) as (endpoint, _):
+        environment = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HOME": str(tmp_path / "home")}
+        run = trainers.run(name, baseModel={"source": f"hf://{hub.REPOSITORY}"}, scratch=str(tmp_path), **STEPS)
+        first = trainers.start(run.config, [], environment=environment, cold=True)
+        first.wait_for_note("kept in the run's bucket")
+        first.wait_for_checkpoint(2)
+        first.kill(signal.SIGTERM)
+        assert first.end(30) == 75, first.tail()
+    wanted = sum(
+        (tiny_model / one).stat().st_size
+        for one in ("unet/config.json", "unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json")
+    )
+    # The hub is gone, and these processes would not ask it: what they have is what the run has kept.
+    second = interrupt(run)
+    assert fetched(second) == (wanted, "the run's bucket")
+    assert second.of_type("started")[0]["step"] >= 2
+    keys = [one.key for one in run.bucket.walk(layout.BASE)]
+    assert len(keys) == 4
+    damaged = max(run.bucket.walk(layout.BASE), key=lambda one: one.size).key
+    run.bucket.put(damaged, b"x" + run.bucket.get(damaged).body[1:])
+    third = run.start()
+    assert third.end() == 74, third.tail()
+    assert "the base model in the run's bucket is damaged" in third.tail()
+    assert third.last_words.reason == "HubUnreachable"
+
+
+def test_a_disk_that_is_full(trainers: Trainers, single: Path, name: str) -> None:
+    """It fills while the model is fetched. A limit on the size of files stands in for it: as errors they are alike."""
+    put(trainers.s3.bucket(f"s3://loras/{name}/"), single.parent)
+    run = trainers.run(name, baseModel={"source": f"s3://loras/{name}/{single.name}"})
+    attempt = run.start()
+    pid = attempt.process.pid
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    assert attempt.end() == 74, attempt.tail()
+    assert attempt.last_words.reason == "DiskFull"
+    assert "scratch volume" in attempt.last_words.message
+    assert run.head.checkpoints == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_too_small(trainers: Trainers, single: Path, small_disk: Path, name: str) -> None:
+    put(trainers.s3.bucket(f"s3://loras/{name}/"), single.parent)
+    source = f"s3://loras/{name}/{single.name}"
+    attempt = trainers.run(name, baseModel={"source": source}, scratch=str(small_disk)).start()
+    assert attempt.end() == 74, attempt.tail()
+    assert attempt.last_words.reason == "DiskFull"
+    assert re.search(rf"{source} needs [\d.]+ GB at {small_disk}.*, and [\d.]+ are free", attempt.last_words.message)
