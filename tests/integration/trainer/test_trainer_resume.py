@@ -48,6 +48,8 @@ steps, and a step later in every second one."""
 
 def begin(trainers: Trainers, name: str, **changes: Any) -> Run:
     """Make a run with all of that; *changes* replace parts of its config."""
+    classes = {"dataset": {"classSource": str(trainers.photos), **changes.pop("dataset", {})}}
+    changes |= classes
     merged = {place: {**WHOLE.get(place, {}), **changes.get(place, {})} for place in WHOLE} | {
         place: value for place, value in changes.items() if place not in WHOLE
     }
@@ -98,7 +100,6 @@ def _conditioned(attempt: Trainer) -> Line:
 KILLS = {
     "while scanning": lambda attempt: attempt.wait_for_phase("Scanning"),
     "while fetching": lambda attempt: attempt.wait_for_phase("Downloading"),
-    "while making class images": lambda attempt: attempt.wait_for_phase("Generating"),
     "while conditioning": lambda attempt: attempt.wait_for_phase("Conditioning"),
     "conditioned": _conditioned,
     "while loading": lambda attempt: attempt.wait_for_phase("Resuming"),
@@ -139,7 +140,6 @@ def test_killed_without_notice_at(moment: str, trainers: Trainers, undisturbed: 
     _cases(
         [
             "while fetching",
-            "while making class images",
             "while conditioning",
             "in the first step",
             "while validating",
@@ -173,6 +173,20 @@ def test_sigterm_loses_no_step_at(moment: str, trainers: Trainers, undisturbed: 
         second = run.finish()
         assert second.of_type("started")[0]["step"] == words.step
     assert hashes(run) == hashes(undisturbed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_while_class_images_are_made(number: signal.Signals, trainers: Trainers, name: str) -> None:
+    made = {"dataset": {"classSource": None, "classImages": 2}}
+    reference, run = begin(trainers, f"{name}-whole", **made), begin(trainers, name, **made)
+    reference.finish()
+    first = run.start()
+    first.wait_for(lambda event: event.get("phase") == "Generating" and event.get("done") == 1)
+    first.kill(number)
+    assert first.end(30) in (-signal.SIGKILL, 75)
+    run.finish()
+    assert hashes(run) == hashes(reference)
 
 
 SAVES = {
