@@ -203,7 +203,7 @@ class Ending:
 
 
 def fitted(words: Mapping[str, object]) -> bytes:
-    """Return *words* as JSON that Kubernetes will not cut, in UTF-8: their message is shortened as far as it must be."""
+    """Return *words* as JSON that Kubernetes will not cut, in UTF-8: the message is shortened as far as it must be."""
     text = str(words["message"])
     while True:
         body = json.dumps({**words, "message": text}, ensure_ascii=False).encode(errors="replace")

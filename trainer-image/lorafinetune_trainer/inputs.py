@@ -142,6 +142,8 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
                 image.name: buckets.frame(image.size, training.resolution, square=not training.aspect_buckets)
                 for image in found.images
             }
+            if strips := preflight.strips(frames):
+                raise preflight.refuse(strips)
             summaries.append(preflight.summary(found, frames, what))
             remarks += [which + one for one in (*found.remarks, *preflight.odd_shapes(frames))]
     for remark in remarks:
