@@ -203,6 +203,8 @@ def _condition(
 def _load(wires: Wires, entry: ConditioningEntry) -> Samples:
     try:
         return conditioning.load(wires.bucket, entry)
+    except errors.OtherVersion:
+        raise
     except (errors.NotVerified, errors.ObjectMissing, ValueError, KeyError) as error:
         raise Failure(
             ExitCode.FAILED,
