@@ -14,7 +14,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -181,10 +181,11 @@ class Ending:
             "reason": reason,
             "message": message,
         }
-        text = json.dumps({name: value for name, value in words.items() if value is not None})
         if self.termination_log is not None:
             try:
-                self.termination_log.write_text(text[:MAX_TERMINATION_BYTES])
+                self.termination_log.write_bytes(
+                    fitted({name: value for name, value in words.items() if value is not None})
+                )
             except OSError as error:
                 print(f"the termination message cannot be written: {error}", file=sys.stderr)
 
@@ -199,6 +200,17 @@ class Ending:
                 stream.flush()
         # Not sys.exit: threads of torch and a main thread inside one long call would hold the process up.
         os._exit(int(code))
+
+
+def fitted(words: Mapping[str, object]) -> bytes:
+    """Return *words* as JSON that Kubernetes will not cut, in UTF-8: the message is shortened as far as it must be."""
+    text = str(words["message"])
+    while True:
+        body = json.dumps({**words, "message": text}, ensure_ascii=False).encode(errors="replace")
+        if len(body) <= MAX_TERMINATION_BYTES or not text:
+            return body
+        # A character takes up to 6 bytes; what is cut is never more than must go, but for a few of them.
+        text = text[: -max(1, (len(body) - MAX_TERMINATION_BYTES) // 6)]
 
 
 def _wait_for_ever() -> NoReturn:

@@ -14,6 +14,7 @@ _CODES: Final[dict[type[errors.StorageError], ExitCode]] = {
     errors.AccessDenied: ExitCode.INVALID,
     errors.BucketMissing: ExitCode.INVALID,
     errors.NotFencing: ExitCode.INVALID,
+    errors.OtherVersion: ExitCode.INVALID,
     errors.Unreachable: ExitCode.STORAGE_UNREACHABLE,
 }
 

@@ -142,6 +142,8 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
                 image.name: buckets.frame(image.size, training.resolution, square=not training.aspect_buckets)
                 for image in found.images
             }
+            if strips := preflight.strips(frames):
+                raise preflight.refuse(strips)
             summaries.append(preflight.summary(found, frames, what))
             remarks += [which + one for one in (*found.remarks, *preflight.odd_shapes(frames))]
     for remark in remarks:
@@ -201,6 +203,8 @@ def _condition(
 def _load(wires: Wires, entry: ConditioningEntry) -> Samples:
     try:
         return conditioning.load(wires.bucket, entry)
+    except errors.OtherVersion:
+        raise
     except (errors.NotVerified, errors.ObjectMissing, ValueError, KeyError) as error:
         raise Failure(
             ExitCode.FAILED,

@@ -9,6 +9,7 @@ StorageError
 ├── Conflict             a conditional write found another state: read again
 ├── NotFencing           the store ignores conditional writes
 └── NotVerified          what was read is not what its manifest promises
+    └── OtherVersion     it is whole, and only another version of lorafinetune can read it
 """
 
 from __future__ import annotations
@@ -64,3 +65,9 @@ class NotVerified(StorageError):  # noqa: N818
     """Bytes, size or hash differ from the manifest."""
 
     reason = "NotVerified"
+
+
+class OtherVersion(NotVerified):
+    """A head or manifest of another version: sound, so it must not be taken for damaged and passed over."""
+
+    reason = "OtherVersion"

@@ -43,7 +43,7 @@ class Stored(NamedTuple):
 
 
 def read(bucket: Bucket) -> Stored:
-    """Read the head of the run whose prefix *bucket* stands on. One of another version raises NotVerified."""
+    """Read the head of the run whose prefix *bucket* stands on. One of another version raises OtherVersion."""
     try:
         body, etag = bucket.get(layout.HEAD, limit=MAX_HEAD_BYTES)
     except errors.ObjectMissing:
@@ -53,7 +53,7 @@ def read(bucket: Bucket) -> Stored:
     except ValidationError as error:
         if _version(body) == 1 or _version(body) is None:
             return Stored(None, etag)
-        raise errors.NotVerified(
+        raise errors.OtherVersion(
             f"{bucket.uri(layout.HEAD)} was written by another version of lorafinetune: use that one"
         ) from error
 

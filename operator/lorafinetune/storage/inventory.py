@@ -17,7 +17,10 @@ PUT_ATTEMPTS: Final = 5
 
 
 def read_manifest(bucket: Bucket, folder: str, sha256: str) -> Manifest:
-    """Return the manifest of *folder*, whose bytes must have the hash that the head names; raises NotVerified."""
+    """Return the manifest of *folder*, whose bytes must have the hash that the head names; raises NotVerified.
+
+    One that another version of lorafinetune wrote raises OtherVersion.
+    """
     key = folder + layout.MANIFEST
     try:
         body, _ = bucket.get(key, limit=MAX_MANIFEST_BYTES)
@@ -26,10 +29,22 @@ def read_manifest(bucket: Bucket, folder: str, sha256: str) -> Manifest:
     found = canonical.sha256(body)
     if found != sha256:
         raise errors.NotVerified(f"{bucket.uri(key)} has SHA-256 {found}, the head names {sha256}")
+    return parse_manifest(body, bucket.uri(key))
+
+
+def parse_manifest(body: bytes, where: str) -> Manifest:
+    """Return the manifest that *body* is, which lies at *where*; raises NotVerified, or OtherVersion, where it is none.
+
+    Only for bytes whose hash is right: others say nothing about their version.
+    """
     try:
         return Manifest.model_validate_json(body)
     except ValidationError as error:
-        raise errors.NotVerified(f"{bucket.uri(key)} is not a manifest: {error.errors()[0]['msg']}") from error
+        if any(one["loc"] == ("version",) for one in error.errors()):
+            raise errors.OtherVersion(
+                f"{where} was written by another version of lorafinetune: use that one, or a newer one"
+            ) from error
+        raise errors.NotVerified(f"{where} is not a manifest: {error.errors()[0]['msg']}") from error
 
 
 def read_file(bucket: Bucket, folder: str, *, name: str, size: int, sha256: str) -> bytes:

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from localcluster.waiting import eventually
-from lorafinetune.contract import layout
+from lorafinetune.contract import canonical, layout
+from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig, Storage
 from lorafinetune.storage import collect, errors, inventory
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
+from lorafinetune_trainer.failure import explain
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Snapshot
 from tests.integration.trainer.faults import HANG_SECONDS, Fault, Kind, Proxy, proxy
 from tests.integration.trainer.s3 import Access
@@ -73,6 +75,26 @@ def snapshot(step: int) -> Snapshot:
 
 def folders(bucket: Bucket) -> list[str]:
     return sorted({one.key.rpartition("/")[0] for one in bucket.walk() if "/" in one.key})
+
+
+def test_a_checkpoint_of_another_version_is_not_passed_over(make: Make, bucket: Bucket) -> None:
+    """Taken for damaged it would leave the head with the next commit, and its steps would be lost."""
+    first = make(1)
+    first.commit(snapshot(2), SaveReason.PERIODIC)
+    entry = first.commit(snapshot(4), SaveReason.PERIODIC)
+    assert entry is not None
+    key = entry.folder + layout.MANIFEST
+    body = bucket.get(key).body.replace(b'"version":1', b'"version":2')
+    bucket.put(key, body)
+    newer = entry.model_copy(update={"manifest_sha256": canonical.sha256(body)})
+    head = stored.read(bucket).head
+    assert head is not None
+    bucket.put(layout.HEAD, canonical.encode(head.model_copy(update={"checkpoints": [newer]}).to_json()))
+    second = make(2)
+    with pytest.raises(errors.OtherVersion, match="another version") as caught:
+        second.newest_verified()
+    assert explain(caught.value).code is ExitCode.INVALID
+    assert second.rejected == {}
 
 
 def test_an_older_step_is_not_committed_after_a_newer_one(make: Make, bucket: Bucket) -> None:

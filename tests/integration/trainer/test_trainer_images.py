@@ -24,6 +24,7 @@ BAD: dict[str, tuple[dict[str, bytes | str], dict[str, str], str, str]] = {
     "captions only": ({"a.txt": "a dog"}, {}, "EmptyDataset", "captions without images: a.txt"),
     "cut off": ({"a.jpg": picture(kind="JPEG", size=(400, 400))[:-200]}, {}, "TruncatedImage", "a.jpg is cut off"),
     "huge": ({"a.png": picture(size=(12_000, 12_000), mode="1")}, {}, "HugeImage", "a.png has 12000 x 12000"),
+    "a strip": ({"a.png": picture(size=(32, 700_000), mode="1")}, {}, "LongImage", "a.png has 32 x 700000"),
     "tiny": ({"a.png": picture(size=(16, 16))}, {}, "TinyImage", "a.png has 16 x 16 pixels"),
     "moving": ({"a.gif": MOVING}, {}, "AnimatedImage", "a.gif has 2 frames"),
     "no UTF-8": ({"a.png": picture(), "a.txt": "café".encode("latin-1")}, {}, "InvalidCaption", "a.txt is not UTF-8"),

@@ -124,7 +124,7 @@ def load(bucket: Bucket, entry: ConditioningEntry) -> Samples:
     body, _ = bucket.get(entry.manifest, limit=MAX_MANIFEST_BYTES)
     if canonical.sha256(body) != entry.manifest_sha256:
         raise errors.NotVerified(f"{bucket.uri(entry.manifest)} is not what the head names")
-    manifest = Manifest.model_validate_json(body)
+    manifest = inventory.parse_manifest(body, bucket.uri(entry.manifest))
     files = {file.name: file for file in manifest.files}
 
     def read(name: str) -> bytes:

@@ -134,7 +134,10 @@ def scan(
     if not names and not foreign:
         raise _empty(asked, files)
     if len(names) > MAX_IMAGES:
-        raise invalid("TooManyImages", f"{asked.field} holds {len(names)} images, more than the {MAX_IMAGES} allowed")
+        raise invalid(
+            "TooManyImages",
+            f"{asked.field} holds {len(names)} images, more than the {MAX_IMAGES} allowed: name a place with fewer",
+        )
     problems = {
         name: invalid(
             "UndecodableImage", f"{name} is of a kind that cannot be read: convert it to JPEG or PNG, or remove it"

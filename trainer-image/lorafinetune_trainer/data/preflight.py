@@ -19,6 +19,8 @@ NAMES: Final = 5
 """File names that one remark lists."""
 MUCH: Final = 0.25
 """Share of an image's area that is worth a remark when it is cut away."""
+MAX_SCALED: Final = 64 * 1024 * 1024
+"""Pixels of an image that was scaled to cover its shape: narrower strips than that take gigabytes of memory."""
 _ROOM: Final = MAX_MESSAGE - 64
 
 
@@ -38,6 +40,23 @@ def refuse(problems: Sequence[Failure]) -> Failure:
         told += 1
     left = len(problems) - told
     return invalid(problems[0].reason, words[:_ROOM] + (f"; and {left} more" if left else ""))
+
+
+def strips(frames: Mapping[str, Frame]) -> list[Failure]:
+    """Return what is wrong with images, by name, that are so long and narrow that scaling them would fill the memory.
+
+    Most of such an image would be cut away, too.
+    """
+    return [
+        invalid(
+            "LongImage",
+            f"{name} has {frame.original.width} x {frame.original.height} pixels: so long and narrow an image would be "
+            f"scaled to {frame.scaled.width} x {frame.scaled.height} and nearly all of it cut away; cut it to the part "
+            "that you mean, or remove it",
+        )
+        for name, frame in sorted(frames.items())
+        if frame.scaled.width * frame.scaled.height > MAX_SCALED
+    ]
 
 
 def some(names: Iterable[str]) -> str:

@@ -137,7 +137,10 @@ class Checkpoints:
         return self.head
 
     def newest_verified(self) -> Verified | None:
-        """Read the newest checkpoint whose sizes and hashes are right; remember those that are not as rejected."""
+        """Read the newest checkpoint whose sizes and hashes are right; remember those that are not as rejected.
+
+        Raises OtherVersion where only another version of lorafinetune can read it.
+        """
         for entry in reversed(self.head.checkpoints):
             if entry.id in self.rejected:
                 continue
@@ -147,6 +150,8 @@ class Checkpoints:
                     raise errors.NotVerified(f"{entry.folder} says that it is of step {manifest.step}")
                 with ThreadPoolExecutor(PARALLEL, thread_name_prefix="load") as pool:
                     parts = list(pool.map(partial(self._read, entry.folder), manifest.files))
+            except errors.OtherVersion:
+                raise  # it is sound: to pass it over would throw its steps away
             except errors.NotVerified as error:
                 self.reject(entry, str(error))
                 continue
@@ -277,6 +282,8 @@ class Checkpoints:
         """Whether every byte of *artifact* is what its manifest names."""
         try:
             inventory.verify(self._bucket, artifact.folder, artifact.manifest_sha256)
+        except errors.OtherVersion:
+            raise
         except errors.NotVerified:
             return False
         return True
