@@ -62,8 +62,8 @@ MISTAKES = {
 }
 
 FATAL = {
-    "undecodable-image": Bad(
-        {"dataset": {"source": f"s3://{DATA}/torn/"}}, "Succeeded", "UndecodableImage", ("torn.jpg",), attempts=1
+    "truncated-image": Bad(
+        {"dataset": {"source": f"s3://{DATA}/torn/"}}, "Succeeded", "TruncatedImage", ("torn.jpg",), attempts=1
     ),
     "wrong-base-model": Bad(
         {"baseModel": {"source": f"s3://{MODELS}/no-model/"}}, "Succeeded", "WrongBaseModel", ("no-model",), attempts=1
