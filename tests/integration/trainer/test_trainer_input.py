@@ -155,6 +155,23 @@ def test_a_run_config_that_is_wrong(trainers: Trainers, name: str) -> None:
     assert attempt.last_words.reason == "InvalidArguments"
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"dataset": {"instancePrompt": "dog " * 1100}}, "CaptionTooLong", "dataset.instancePrompt takes "),
+        ({"training": {"steps": None, "epochs": 1, "warmupSteps": 9}}, "InvalidConfig", "training.warmupSteps is 9"),
+    ],
+    ids=["prompt", "warm-up"],
+)
+def test_a_field_that_only_the_images_show_to_be_wrong_is_named(
+    changes: dict[str, object], reason: str, words: str, trainers: Trainers, name: str
+) -> None:
+    attempt = trainers.run(name, **changes).start()
+    assert attempt.end() == 78, attempt.tail()
+    assert attempt.last_words.reason == reason
+    assert words in attempt.last_words.message
+
+
 def stopped(trainers: Trainers, name: str, **changes: object) -> Run:
     run = trainers.run(name, **changes)
     attempt = run.start()
