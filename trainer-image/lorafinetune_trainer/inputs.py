@@ -171,8 +171,10 @@ def _condition(
     asked = config.validation
     images = [image for source in (dataset, classes) if source is not None for image in source.images]
     said = {image.caption: f"the caption of {image.name}" for image in images}
-    fields = {"instancePrompt": config.dataset.instance_prompt, "classPrompt": config.dataset.class_prompt}
-    said |= {words.strip(): f"dataset.{field}" for field, words in fields.items() if (words or "").strip() in said}
+    prompts_for_all = {"instancePrompt": config.dataset.instance_prompt, "classPrompt": config.dataset.class_prompt}
+    for field, words in prompts_for_all.items():
+        if words is not None and words.strip() in said:
+            said[words.strip()] = f"dataset.{field}"
 
     def encode_prompts() -> Compute[tuple[str, ...]]:
         encoders = prompts.load(files, device)
