@@ -110,6 +110,20 @@ def test_a_loss_that_stays_nan(trainers: Trainers, tiny_model: Path, tmp_path: P
     assert run.head.artifact is None
 
 
+def test_a_run_of_few_steps_that_are_all_nan_publishes_nothing(
+    trainers: Trainers, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    model = copy(tiny_model, tmp_path / "model")
+    in_preloaded(_put_nan, str(model), "unet")
+    run = trainers.run(name, baseModel={"source": str(model)}, training={"steps": 3})
+    for _ in range(2):  # the second attempt finds nothing left to do
+        attempt = run.start()
+        assert attempt.end() == 1, attempt.tail()
+        assert attempt.last_words.reason == "NaNLoss"
+        assert "in 3 steps in a row, up to step 3" in attempt.last_words.message
+    assert run.head.artifact is None
+
+
 def test_a_vae_that_makes_nan(trainers: Trainers, tiny_model: Path, tmp_path: Path, name: str) -> None:
     model = copy(tiny_model, tmp_path / "model")
     in_preloaded(_put_nan, str(model), "vae")
