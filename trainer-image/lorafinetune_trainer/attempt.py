@@ -205,6 +205,7 @@ def _product(wires: Wires, given: Inputs, model: Model, total: int) -> Product:
         captions=tuple((one.captions[0], one.repeats) for one in given.samples.instances),
         class_images=len(given.samples.classes),
         prediction=model.prediction,
+        base_zero_snr=bool(model.noise.config.rescale_betas_zero_snr),
     )
 
 

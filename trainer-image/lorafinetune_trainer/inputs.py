@@ -66,6 +66,8 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
 
     # The data set first: it is small, and what is wrong with it is told before gigabytes are moved.
     dataset, classes = _scan(wires, decoded=not pinned)
+    if not pinned:
+        planning.check_warm_up(config.training, dataset.shown)
 
     wires.enter(Phase.DOWNLOADING)
     first = starting.fetch(config.training.lora.init_from, wires.open) if not head.checkpoints else None
@@ -167,9 +169,16 @@ def _condition(
     config = wires.config
     recipe = Recipe(config.training, vae.digest(), files.digest(ENCODERS - {"vae"}))
     asked = config.validation
+    images = [image for source in (dataset, classes) if source is not None for image in source.images]
+    said = {image.caption: f"the caption of {image.name}" for image in images}
+    prompts_for_all = {"instancePrompt": config.dataset.instance_prompt, "classPrompt": config.dataset.class_prompt}
+    for field, words in prompts_for_all.items():
+        if words is not None and words.strip() in said:
+            said[words.strip()] = f"dataset.{field}"
 
     def encode_prompts() -> Compute[tuple[str, ...]]:
         encoders = prompts.load(files, device)
+        prompts.check_lengths(encoders, said)
         for remark in prompts.remarks(encoders, (image.caption for image in dataset.images)):
             wires.reporter.note(remark)
         return prompts.encoder(encoders)

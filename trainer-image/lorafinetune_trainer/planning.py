@@ -67,6 +67,16 @@ def steps(training: Training, images: int) -> int:
     return max(STEPS[0], min(STEPS[1], wanted))
 
 
+def check_warm_up(training: Training, images: int) -> None:
+    """Refuse (InvalidConfig) a warm-up that is longer than the run, which would never reach its learning rate."""
+    if training.warmup_steps > (found := steps(training, images)):
+        raise invalid(
+            "InvalidConfig",
+            f"training.warmupSteps is {training.warmup_steps}, and the run has {found} steps, so that the learning "
+            "rate would never reach its peak: choose less, usually a tenth of the steps, or more training.epochs",
+        )
+
+
 def total(plan: Plan, training: Training) -> int:
     """Return the optimizer steps of a run with *plan*: what the config says (it may be raised), else the plan."""
     found = training.steps or plan.steps

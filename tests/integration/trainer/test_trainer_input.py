@@ -110,6 +110,20 @@ def test_a_loss_that_stays_nan(trainers: Trainers, tiny_model: Path, tmp_path: P
     assert run.head.artifact is None
 
 
+def test_a_run_of_few_steps_that_are_all_nan_publishes_nothing(
+    trainers: Trainers, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    model = copy(tiny_model, tmp_path / "model")
+    in_preloaded(_put_nan, str(model), "unet")
+    run = trainers.run(name, baseModel={"source": str(model)}, training={"steps": 3})
+    for _ in range(2):  # the second attempt finds nothing left to do
+        attempt = run.start()
+        assert attempt.end() == 1, attempt.tail()
+        assert attempt.last_words.reason == "NaNLoss"
+        assert "in 3 steps in a row, up to step 3" in attempt.last_words.message
+    assert run.head.artifact is None
+
+
 def test_a_vae_that_makes_nan(trainers: Trainers, tiny_model: Path, tmp_path: Path, name: str) -> None:
     model = copy(tiny_model, tmp_path / "model")
     in_preloaded(_put_nan, str(model), "vae")
@@ -153,6 +167,23 @@ def test_a_run_config_that_is_wrong(trainers: Trainers, name: str) -> None:
     attempt = trainers.start(run.config, ["--atempt", "1"])
     assert attempt.end() == 78
     assert attempt.last_words.reason == "InvalidArguments"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"dataset": {"instancePrompt": "dog " * 1100}}, "CaptionTooLong", "dataset.instancePrompt takes "),
+        ({"training": {"steps": None, "epochs": 1, "warmupSteps": 9}}, "InvalidConfig", "training.warmupSteps is 9"),
+    ],
+    ids=["prompt", "warm-up"],
+)
+def test_a_field_that_only_the_images_show_to_be_wrong_is_named(
+    changes: dict[str, object], reason: str, words: str, trainers: Trainers, name: str
+) -> None:
+    attempt = trainers.run(name, **changes).start()
+    assert attempt.end() == 78, attempt.tail()
+    assert attempt.last_words.reason == reason
+    assert words in attempt.last_words.message
 
 
 def stopped(trainers: Trainers, name: str, **changes: object) -> Run:

@@ -111,6 +111,14 @@ def test_the_headers_say_what_people_look_for() -> None:
     assert state.decode(export.kohya_file(WEIGHTS, product())).metadata["modelspec.prediction_type"] == "epsilon"
 
 
+@pytest.mark.parametrize("base", [False, True])
+def test_a_noise_schedule_that_comes_with_the_base_model_is_told_too(base: bool) -> None:
+    made = product(prediction="v_prediction", base_zero_snr=base)
+    found = state.decode(export.kohya_file(WEIGHTS, made)).metadata
+    assert (found["ss_zero_terminal_snr"], found["lorafinetune.zeroTerminalSnr"]) == (str(base), str(base))
+    assert ("zero terminal SNR" in card.write(made, HISTORY)) is base
+
+
 def test_tags_are_bounded_and_the_most_frequent_stay() -> None:
     captions = tuple((f"tag {number:04}, often", 1) for number in range(2 * header.MAX_TAGS))
     found = header.tags(product(captions=captions))

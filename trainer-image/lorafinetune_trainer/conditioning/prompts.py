@@ -37,6 +37,16 @@ def windows(encoders: Encoders, caption: str) -> int:
     return max(max(1, math.ceil(len(one.tokens(caption)) / (one.window - 2))) for one in encoders)
 
 
+def check_lengths(encoders: Encoders, captions: Mapping[str, str]) -> None:
+    """Refuse (CaptionTooLong) a caption of too many tokens; *captions* are what they are called, by their words."""
+    for caption, called in captions.items():
+        if (count := windows(encoders, caption)) > MAX_WINDOWS:
+            raise invalid(
+                "CaptionTooLong",
+                f"{called} takes {count} windows of 75 tokens, more than the {MAX_WINDOWS} allowed: shorten it",
+            )
+
+
 def embed(encoders: Encoders, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the embeddings, (captions, tokens, width), and the pooled ones, (captions, width), on the models' device.
 
@@ -91,12 +101,7 @@ def encoder(encoders: Encoders) -> Callable[[tuple[str, ...]], dict[str, torch.T
     def encode(orders: tuple[str, ...]) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = {}
         for number, caption in enumerate(orders):
-            if (count := windows(encoders, caption)) > MAX_WINDOWS:
-                raise invalid(
-                    "CaptionTooLong",
-                    f"a caption takes {count} windows of 75 tokens, more than the {MAX_WINDOWS} allowed: shorten "
-                    f"{caption[:80]!r}...",
-                )
+            check_lengths(encoders, {caption: f"the caption {caption[:80]!r}..."})
             embeddings, pooled = (one[0].cpu().contiguous() for one in embed(encoders, [caption]))
             if not (bool(embeddings.isfinite().all()) and bool(pooled.isfinite().all())):
                 raise invalid("WrongBaseModel", f"the text encoders make NaN of the caption {caption[:80]!r}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -130,4 +131,4 @@ def _srgb(picture: Picture, profile: bytes | None) -> Picture:
 
 
 def _why(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:120].replace("<_io.BytesIO object at ", "<")
+    return re.sub(r" ?<_io\.BytesIO object at \w+>", "", f"{type(error).__name__}: {error}".splitlines()[0][:160])

@@ -133,7 +133,7 @@ def _settings(product: Product) -> dict[str, object]:
         "rank, alpha": f"{product.rank}, {product.alpha:g}",
         "targets": ", ".join([str(lora.targets), *kinds]),
         "started from": f"a LoRA with digest {plan.initial_lora_digest[:12]}" if plan.initial_lora_digest else None,
-        "prediction": product.prediction + (", zero terminal SNR" if training.zero_terminal_snr else ""),
+        "prediction": product.prediction + (", zero terminal SNR" if product.zero_terminal_snr else ""),
         "min-SNR gamma": training.min_snr_gamma,
         "noise offset": training.noise_offset or None,
         "EMA decay": training.ema_decay,

@@ -39,7 +39,7 @@ def ours(product: Product) -> dict[str, str]:
         "lorafinetune.rsLora": _word(lora.rs_lora),
         "lorafinetune.textEncoder": _word(lora.text_encoder),
         "lorafinetune.prediction": product.prediction,
-        "lorafinetune.zeroTerminalSnr": _word(training.zero_terminal_snr),
+        "lorafinetune.zeroTerminalSnr": _word(product.zero_terminal_snr),
         "lorafinetune.resolution": str(training.resolution),
         "lorafinetune.steps": str(product.steps),
         "lorafinetune.seed": str(training.seed),
@@ -95,7 +95,7 @@ def kohya(product: Product) -> dict[str, str]:
         "ss_unet_lr": training.peak_rate,
         "ss_v2": False,
         "ss_v_parameterization": velocity,
-        "ss_zero_terminal_snr": training.zero_terminal_snr,
+        "ss_zero_terminal_snr": product.zero_terminal_snr,
     }
     if training.lora.text_encoder:
         found["ss_text_encoder_lr"] = training.text_encoder_learning_rate or training.peak_rate

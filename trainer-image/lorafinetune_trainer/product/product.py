@@ -37,6 +37,13 @@ class Product:
     class_images: int = 0
     prediction: str = Prediction.EPSILON
     """What the UNet predicts."""
+    base_zero_snr: bool = False
+    """Whether the base model's own noise schedule ends in pure noise."""
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether it was trained with a noise schedule that ends in pure noise, by its own choice or the base's."""
+        return self.config.training.zero_terminal_snr or self.base_zero_snr
 
     @property
     def rank(self) -> int:

@@ -194,7 +194,10 @@ class Loop:
         return {name: part for one in self._vectors for name, part in one.split(copies[one.name]).items()}
 
     def train(self, on_step: Callable[[Progress], None]) -> None:
-        """Take the steps that are left; *on_step* is called after each. Raises Failure when the loss stays NaN."""
+        """Take the steps that are left; *on_step* is called after each. Raises Failure when the loss stays NaN.
+
+        So it does where not a single step has changed the weights: what they were before is nobody's product.
+        """
         with ThreadPoolExecutor(1, thread_name_prefix="draw") as pool:
             drawn: Future[tuple[Batch, ...]] | None = None
             while self.step < self.total:
@@ -218,6 +221,8 @@ class Loop:
                     )
                 )
                 self._guard()
+        if self.total and not self.updates:
+            raise self._not_finite()  # too few steps for the guard, and none of them has learnt anything
 
     def _take_step(self, here: Sequence[Batch], factor: float) -> tuple[float, float]:
         """Compute the gradient of one step and move the state; return loss and norm."""
@@ -283,16 +288,19 @@ class Loop:
         return found
 
     def _guard(self) -> None:
-        training = self._training
-        fp16 = training.precision is Precision.FP16
+        fp16 = self._training.precision is Precision.FP16
         if self.not_finite >= (MAX_NOT_FINITE_FP16 if fp16 else MAX_NOT_FINITE):
-            more = f" and {len(self._bad) - MAX_NAMES} more" if len(self._bad) > MAX_NAMES else ""
-            raise Failure(
-                ExitCode.FAILED,
-                "NaNLoss",
-                f"loss or gradient was NaN or infinite in {self.not_finite} steps in a row, up to step {self.step}, "
-                f"the last time with {', '.join(self._bad[:MAX_NAMES])}{more}: "
-                f"lower training.learningRate (now {training.peak_rate:g}), "
-                + ("use training.precision bf16, " if fp16 else "")
-                + "look at those images, or check the base model's weights; the checkpoints before it are kept",
-            )
+            raise self._not_finite()
+
+    def _not_finite(self) -> Failure:
+        training, bad = self._training, self._bad
+        more = f" and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else ""
+        names = f", the last time with {', '.join(bad[:MAX_NAMES])}{more}" if bad else ""
+        return Failure(
+            ExitCode.FAILED,
+            "NaNLoss",
+            f"loss or gradient was NaN or infinite in {self.not_finite} steps in a row, up to step {self.step}{names}: "
+            f"lower training.learningRate (now {training.peak_rate:g}), "
+            + ("use training.precision bf16, " if training.precision is Precision.FP16 else "")
+            + "look at those images, or check the base model's weights; the checkpoints before it are kept",
+        )
