@@ -181,10 +181,13 @@ class Ending:
             "reason": reason,
             "message": message,
         }
-        text = json.dumps({name: value for name, value in words.items() if value is not None})
+        words = {name: value for name, value in words.items() if value is not None}
+        # Half a JSON object would be none: the message gives way. A letter may take twelve bytes.
+        while len(text := json.dumps(words)) > MAX_TERMINATION_BYTES and message:
+            words["message"] = message = message[:-32]
         if self.termination_log is not None:
             try:
-                self.termination_log.write_text(text[:MAX_TERMINATION_BYTES])
+                self.termination_log.write_text(text)
             except OSError as error:
                 print(f"the termination message cannot be written: {error}", file=sys.stderr)
 
