@@ -44,6 +44,7 @@ def publish(
     if pictures is not None:
         extra |= pictures.files()
     run, checkpoints = wires.config.run, wires.checkpoints
+    intermediate.beside(loop.step)  # a notice may have been too short for it, and no checkpoint followed
     seconds = math.fsum(float(one.get("secondsPerStep", 0.0)) for one in lines)
     written = card.write(
         product,
@@ -51,7 +52,7 @@ def publish(
         samples=sorted(one for one in extra if one.startswith(f"{layout.SAMPLES}{loop.total:08}-")),
         grid=validation.GRID if validation.GRID in extra else None,
         curve=export.CURVE in extra,
-        intermediate=intermediate.names(),
+        intermediate=intermediate.names(wires.bucket, checkpoints.head.artifact),
     )
     wires.ending.grace = EXPORT_GRACE
     files = export.files(loop.published(), product, card=written, extra=extra)

@@ -107,6 +107,21 @@ def test_no_checkpoint_counts_while_the_lora_before_it_cannot_be_put(trainers: T
     assert [entry.step for entry in run.head.checkpoints] == [1]
 
 
+def test_a_notice_too_short_for_the_lora_of_the_last_step(trainers: Trainers, name: str) -> None:
+    """The state was saved without it, and no step follows with whose checkpoint it could be put."""
+    run = trainers.run(name, training={"steps": 2}, checkpoint={"everySteps": 50, "keepIntermediate": {"steps": [2]}})
+    with faults.proxy(trainers.s3.endpoint) as proxy:
+        proxy.faults.append(Fault(Kind.REFUSE, contains="/intermediate/", times=10_000))
+        first = run.start(storage=run.config.storage.model_copy(update={"endpoint": proxy.endpoint}))
+        first.wait_for_phase("Saving")
+        first.kill(signal.SIGTERM)
+        assert first.end(30) == 75, first.tail()
+    assert [entry.step for entry in run.head.checkpoints] == [2]
+    assert copies(run) == []
+    run.finish()
+    assert "step-000002.safetensors" in files(run), run.attempts[-1].tail()
+
+
 def test_loras_of_an_artifact_that_was_not_the_last_go_on(
     trainers: Trainers, undisturbed: dict[str, str], name: str
 ) -> None:
@@ -135,6 +150,9 @@ def test_a_choice_that_came_too_late_is_told(trainers: Trainers, name: str) -> N
     notes = [line for line in second.lines if "type" not in line]
     assert any("the LoRA of step 2 was not kept" in str(note) for note in notes), second.tail()
     assert "step-000002.safetensors" not in files(run)
+    card = run.file("README.md").decode()
+    assert "step-000004_kohya" in card
+    assert "step-000002" not in card, "the card names what is not there"
 
 
 def test_too_many_chosen_steps_are_refused(trainers: Trainers, name: str) -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lorafinetune.contract.runconfig import KeepIntermediate
+from lorafinetune.storage import errors
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.product import export, intermediate
-from lorafinetune_trainer.product.intermediate import MAX_PENDING, Intermediate
+from lorafinetune_trainer.product.intermediate import MAX_HELD, MAX_PENDING, Intermediate
 from tests.unit.trainer.product import product, weights
 
 
@@ -21,7 +22,7 @@ class Training:
         self.step = 0
         self.durable: dict[str, bytes] = {}
         self.deadlines: list[float | None] = []
-        self.broken = False
+        self.broken: Exception | None = None
         self.meanwhile: Callable[[], None] | None = None
         """What other threads do while the weights are being copied."""
         self.kept = Intermediate(steps, product=product(), weights=self.weights, put=self.put)
@@ -33,8 +34,8 @@ class Training:
         return {name: tensor + self.step for name, tensor in weights().items()}
 
     def put(self, key: str, body: bytes, deadline: float | None) -> None:
-        if self.broken:
-            raise OSError("no bucket")
+        if self.broken is not None:
+            raise self.broken
         self.durable[key] = body
         self.deadlines.append(deadline)
 
@@ -100,10 +101,10 @@ def test_the_training_thread_takes_its_step_and_goes_on_while_a_checkpoint_is_sa
 def test_what_could_not_be_put_is_put_again() -> None:
     training = Training([2])
     training.do(2)
-    training.broken = True
+    training.broken = OSError("no bucket")
     with pytest.raises(OSError, match="no bucket"):
         training.kept.beside(2)
-    training.broken = False
+    training.broken = None
     training.do(3)
     training.kept.beside(3)
     assert training.durable == {"intermediate/2.safetensors": of(2)}
@@ -115,6 +116,22 @@ def test_no_more_than_a_few_wait_in_memory() -> None:
         training.do(step)
         assert step - len(training.durable) <= MAX_PENDING
     assert all(training.durable[f"intermediate/{step}.safetensors"] == of(step) for step in range(1, 8))
+
+
+def test_a_bucket_that_is_away_for_a_while_does_not_end_the_training() -> None:
+    """What is not saved yet would be lost with it: a few more wait in memory."""
+    training = Training([*range(1, 30)])
+    training.broken = errors.Unreachable("no answer")
+    for step in range(1, MAX_HELD + 1):
+        training.do(step)
+    training.broken = None
+    training.do(MAX_HELD + 1)
+    assert len(training.durable) == MAX_HELD + 1 - MAX_PENDING
+    training.broken = errors.Unreachable("no answer")
+    for step in range(MAX_HELD + 2, 2 * MAX_HELD):
+        training.do(step)
+    with pytest.raises(errors.Unreachable):  # its memory has an end
+        training.do(2 * MAX_HELD)
 
 
 def test_which_steps_are_chosen() -> None:

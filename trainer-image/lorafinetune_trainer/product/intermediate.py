@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_PENDING: Final = 2
 """LoRAs that wait in memory for the next checkpoint: one more, and the oldest is put at once."""
+MAX_HELD: Final = 8
+"""LoRAs that wait in memory while the bucket cannot be reached: one more, and the attempt ends."""
 _COPY: Final = re.compile(r"^(\d+)\.safetensors$")
 _PUBLISHED: Final = re.compile(r"^step-(\d+)_kohya\.safetensors$")
 
@@ -81,9 +83,10 @@ class Intermediate:
         self._pending: dict[int, Mapping[str, torch.Tensor]] = {}
         self._done: set[int] = set()
 
-    def names(self) -> list[str]:
-        """Return what the kohya files of all chosen steps are called beside the artifact."""
-        return [kohya_name(step) for step in sorted(self._steps)]
+    def names(self, bucket: Bucket, former: ArtifactEntry | None) -> list[str]:
+        """Return what the kohya files that :meth:`published` finds are called beside the artifact."""
+        there = _steps(bucket) | (_of_artifact(bucket, former).keys() if former is not None else set())
+        return [kohya_name(step) for step in sorted(self._steps & there)]
 
     def take(self, step: int) -> None:
         """Take the weights if *step*, which has just been done, is a chosen one. Called before the next step begins."""
@@ -94,7 +97,11 @@ class Intermediate:
             self._pending.setdefault(step, taken)
             waiting = sorted(self._pending)
         if len(waiting) > MAX_PENDING:
-            self.beside(waiting[0])
+            try:
+                self.beside(waiting[-1 - MAX_PENDING])
+            except errors.Unreachable:  # no reason to lose the steps since the last checkpoint
+                if len(waiting) > MAX_HELD:
+                    raise
 
     def beside(self, step: int, deadline: float | None = None) -> None:
         """Make durable what was taken up to *step*; called before a checkpoint of *step* may count.
@@ -127,7 +134,7 @@ class Intermediate:
 
         *former* is an artifact of fewer steps (training.steps has been raised since): its LoRAs go on.
         """
-        there = {int(found[1]) for one in _copies(bucket) if (found := _COPY.match(one))}
+        there = _steps(bucket)
         older = _of_artifact(bucket, former) if former is not None else {}
         for step in sorted(self._steps):
             try:
@@ -159,6 +166,10 @@ def _key(step: int) -> str:
 def _copies(bucket: Bucket) -> list[str]:
     # Choices may have been changed again and again: many more than can be kept at once are looked at.
     return [one.key.removeprefix(layout.INTERMEDIATE) for one in bucket.walk(layout.INTERMEDIATE, limit=10_000)]
+
+
+def _steps(bucket: Bucket) -> set[int]:
+    return {int(found[1]) for one in _copies(bucket) if (found := _COPY.match(one))}
 
 
 def _of_artifact(bucket: Bucket, former: ArtifactEntry) -> dict[int, Callable[[], bytes]]:
