@@ -69,7 +69,10 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
     )
     made = head.artifact
     if made is not None and made.step >= (config.training.steps or made.step) and checkpoints.is_whole(made):
-        reporter.tell(EventType.FINISHED, made.step, phase=Phase.EXPORTING, artifact=made)
+        if head.plan is not None:
+            planning.check_config(head.plan, config)
+        where = f"the run has finished: its LoRA is at {bucket.uri(made.folder)}"
+        reporter.tell(EventType.FINISHED, made.step, phase=Phase.EXPORTING, artifact=made, message=where)
         return ExitCode.FINISHED
     ending.scratch = scratch = Path(tempfile.mkdtemp(prefix="lorafinetune-", dir=config.scratch))
     wires = Wires(config, ending, bucket, urgent, checkpoints, reporter, scratch)
@@ -129,8 +132,8 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         pictures.show(loop.step)  # what the attempt before did not come to
 
     def on_step(progress: Progress) -> None:
+        ending.hold()  # before the step is told: what is being saved is the one before it
         steps.tell(progress)
-        ending.hold()
         ending.standing.step = progress.step
         intermediate.take(progress.step)
         if progress.step % config.checkpoint.every_steps == 0 and progress.step < total:

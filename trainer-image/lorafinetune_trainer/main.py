@@ -62,7 +62,7 @@ def read_config(path: Path | None) -> RunConfig:
     if len(text) > MAX_RUN_CONFIG_BYTES:
         raise invalid("InvalidConfig", f"the run config has more than {MAX_RUN_CONFIG_BYTES} bytes")
     try:
-        return RunConfig.model_validate_json(text)
+        return RunConfig.model_validate_json(text, by_alias=True, by_name=False)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(one) for one in first["loc"]) or "the run config"

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Final
 
 from lorafinetune.contract.plan import Plan
-from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune.contract.runconfig import Mathematics, RunConfig
 from lorafinetune.contract.training import MAX_STEPS, Optimizer, Training
 from lorafinetune_trainer import instructions
 from lorafinetune_trainer.failure import invalid
@@ -129,16 +129,33 @@ NEUTRAL: Final = RunConfig.model_validate(
 """What a config without a word means."""
 
 
-def check(plan: Plan, mine: Plan) -> list[str]:
-    """Compare the run's *plan* with this attempt's: return what may change bits, refuse what changes the result."""
+def check_config(plan: Plan, config: RunConfig) -> None:
+    """Refuse a *config* whose mathematics are others than the plan's, by the names of the fields."""
+    _refuse(_changed(plan.config, config.mathematics()))
+
+
+def _changed(before: Mathematics, after: Mathematics) -> list[str]:
     # A field that the plan does not know was added later: what it defaults to is what was done before.
-    was = NEUTRAL | plan.config
-    now = NEUTRAL | mine.config
-    wrong = [
+    was, now = NEUTRAL | before, NEUTRAL | after
+    return [
         f"{name} was {was.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(was.keys() | now.keys())
         if was.get(name) != now.get(name)
     ]
+
+
+def _refuse(wrong: list[str]) -> None:
+    if wrong:
+        raise invalid(
+            "PlanMismatch",
+            f"the run cannot go on with other inputs than it began with: {'; '.join(wrong)}. "
+            "Put them back, or delete the run and create it anew (by hand: give it another run.uid)",
+        )
+
+
+def check(plan: Plan, mine: Plan) -> list[str]:
+    """Compare the run's *plan* with this attempt's: return what may change bits, refuse what changes the result."""
+    wrong = _changed(plan.config, mine.config)
     if plan.dataset_digest != mine.dataset_digest:
         wrong.append("the images or captions of dataset.source have changed")
     if plan.class_digest != mine.class_digest:
@@ -148,12 +165,7 @@ def check(plan: Plan, mine: Plan) -> list[str]:
     # None where a checkpoint has taken its place: it is not even fetched then.
     if mine.initial_lora_digest is not None and plan.initial_lora_digest != mine.initial_lora_digest:
         wrong.append("the file of training.lora.initFrom has changed")
-    if wrong:
-        raise invalid(
-            "PlanMismatch",
-            f"the run cannot go on with other inputs than it began with: {'; '.join(wrong)}. "
-            "Put them back, or delete the run and create it anew",
-        )
+    _refuse(wrong)
     remarks = [
         f"{name} {plan.libraries.get(name)} became {version}"
         for name, version in mine.libraries.items()

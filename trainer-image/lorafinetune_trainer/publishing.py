@@ -62,7 +62,8 @@ def publish(
         **{f"library.{name}": version for name, version in planning.libraries(wires.config.training).items()},
     }
     entry = checkpoints.publish(loop.step, loop.updates, files, provenance, kept)
-    wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry)
+    where = f"the LoRA is at {wires.bucket.uri(entry.folder)}"
+    wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry, message=where)
     try:
         checkpoints.tidy()  # a superseded artifact
         intermediate.discard(wires.bucket)
