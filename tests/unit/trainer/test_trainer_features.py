@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.training import compiling
+from lorafinetune_trainer.training import model as models
 from tests.unit.trainer import tiny
 
 BUCKETS = Samples((tiny.sample(0), tiny.sample(1, shape=(8, 12)), tiny.sample(2, shape=(12, 8), repeats=2)))
@@ -37,6 +39,7 @@ FEATURES: dict[str, tuple[dict[str, Any], Samples | None]] = {
         None,
     ),
     "bf16 with gradient checkpointing": ({"precision": "bf16", "gradientCheckpointing": True}, None),
+    "text encoders with gradient checkpointing": ({"lora": {"textEncoder": True}, "gradientCheckpointing": True}, None),
     "fp16": ({"precision": "fp16"}, None),
 }
 
@@ -87,3 +90,22 @@ def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) 
         compiling.check()
     monkeypatch.undo()
     compiling.check()
+
+
+def test_dropout_of_the_base_model_takes_no_part() -> None:
+    """A config may ask for it, and the trained parts are in training mode: it would draw from a global generator."""
+    settings = tiny.training(lora={"textEncoder": True}, gradientCheckpointing=True)
+    unet, encoders, config = copy.deepcopy(tiny.frozen())
+    for module in (module for part in (unet, *(one.model for one in encoders)) for module in part.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+        elif isinstance(vars(module).get("dropout"), float):
+            module.dropout = 0.5
+    model = models.adapted(unet, encoders, models.scheduler(config, settings), settings, tiny.CPU)
+
+    def answer() -> torch.Tensor:
+        embeddings, pooled = model.embed(["photo of sks dog"])
+        ids = torch.tensor([[64.0, 64, 0, 0, 64, 64]])
+        return model.predict(torch.ones(1, 4, 8, 8), torch.tensor([3]), embeddings, pooled, ids)
+
+    assert torch.equal(answer(), answer())

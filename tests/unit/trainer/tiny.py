@@ -29,7 +29,8 @@ TYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precisio
 
 
 @functools.cache
-def _frozen() -> tuple[Any, Any, dict[str, Any]]:
+def frozen() -> tuple[Any, Any, dict[str, Any]]:
+    """UNet, text encoders and the schedule's config: take copies."""
     with tempfile.TemporaryDirectory() as folder:
         root = tiny_sdxl.build(Path(folder))
         names = tuple(str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file())
@@ -49,7 +50,7 @@ def training(**changes: Any) -> Training:
 
 
 def model(settings: Training, *, compiled: bool = False) -> Model:
-    unet, encoders, config = _frozen()
+    unet, encoders, config = frozen()
     dtype = TYPES[settings.precision]
     kept = tuple(dataclasses.replace(one, model=copy.deepcopy(one.model).to(dtype)) for one in encoders)
     return models.adapted(
@@ -85,7 +86,7 @@ def sample(number: int, *, shape: tuple[int, int] = (8, 8), **members: Any) -> S
 @functools.cache
 def _prompt(caption: str) -> Prompt:
     with torch.no_grad():
-        embeddings, pooled = prompts.embed(_frozen()[1], [caption])
+        embeddings, pooled = prompts.embed(frozen()[1], [caption])
     return Prompt(embeddings[0], pooled[0])
 
 

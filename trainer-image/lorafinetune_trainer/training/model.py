@@ -189,13 +189,26 @@ def adapted(
     for name, one in zip(TEXT_ENCODERS, encoders, strict=bool(encoders)):
         weights |= add_encoder_adapter(one.model, name, training)
         one.model.to(device)
+    for part in (unet, *(one.model for one in encoders)):
+        _still(part)
     if training.gradient_checkpointing:
         for part in (unet, *(one.model for one in encoders)):
             part.train()  # recomputed in training mode only; nothing here behaves differently in it
-            (unet.enable_gradient_checkpointing if part is unet else part.gradient_checkpointing_enable)()
+            (unet.enable_gradient_checkpointing if part is unet else part.activation_checkpointing_enable)()
     if compiled:
         compiling.compile_blocks(unet)
     return Model(unet, weights, noise, str(noise.config.prediction_type), unet.dtype, encoders)
+
+
+def _still(part: Any) -> None:
+    """Take away the dropout that a base model's config may ask for: what it drops depends on where a resume began."""
+    import torch
+
+    for module in part.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(vars(module).get("dropout"), float):  # attention, which has no module for it
+            module.dropout = 0.0
 
 
 def scheduler(config: Mapping[str, Any], training: Training) -> Any:
