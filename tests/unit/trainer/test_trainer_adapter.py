@@ -29,7 +29,7 @@ def of_peft(settings: Any) -> tuple[Any, dict[str, torch.nn.Parameter]]:
     from peft import LoraConfig, inject_adapter_in_model
 
     lora = settings.lora
-    unet = copy.deepcopy(tiny._frozen()[0])
+    unet = copy.deepcopy(tiny.frozen()[0])
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha or lora.rank,
@@ -142,7 +142,7 @@ def test_it_takes_two_thirds_of_the_operations_that_peft_takes() -> None:
 @pytest.mark.parametrize("changes", [{}, {"lora": {"dora": True, "targets": "All"}}], ids=["LoRA", "DoRA"])
 def test_it_begins_as_the_frozen_model_and_depends_on_seed_and_name_only(changes: dict[str, Any]) -> None:
     settings = tiny.training(**changes)
-    unet = tiny._frozen()[0]
+    unet = tiny.frozen()[0]
     noisy, timesteps, embeddings, pooled, ids = INPUTS
     plain = unet(
         noisy, timesteps, embeddings, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}, return_dict=False
