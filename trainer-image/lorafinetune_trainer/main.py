@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from lorafinetune.contract import coherence
 from lorafinetune.contract.runconfig import (
     ENV_POD_UID,
     ENV_RUN_CONFIG,
@@ -62,11 +63,14 @@ def read_config(path: Path | None) -> RunConfig:
     if len(text) > MAX_RUN_CONFIG_BYTES:
         raise invalid("InvalidConfig", f"the run config has more than {MAX_RUN_CONFIG_BYTES} bytes")
     try:
-        return RunConfig.model_validate_json(text, by_alias=True, by_name=False)
+        config = RunConfig.model_validate_json(text, by_alias=True, by_name=False)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(one) for one in first["loc"]) or "the run config"
         raise invalid("InvalidConfig", f"{field}: {first['msg']}") from error
+    if wrong := list(coherence.contradictions(config)):
+        raise invalid("InvalidConfig", "; ".join(wrong))
+    return config
 
 
 def _positive(text: str) -> int:

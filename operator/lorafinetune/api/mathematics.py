@@ -7,10 +7,9 @@ from typing import Final
 
 from lorafinetune.api.places import LORA_SENTENCE, LORA_SOURCE
 from lorafinetune.api.words import Extra, rule
+from lorafinetune.contract.coherence import LARGEST_ADAMW_RATE, SMALLEST_PRODIGY_RATE
 from lorafinetune.contract.runconfig import MAX_INTERMEDIATE, MAX_PICTURED
 
-LARGEST_ADAMW_RATE: Final = "0.1"
-SMALLEST_PRODIGY_RATE: Final = "0.01"
 CLASS_IMAGES: Final = "(has(self.dataset.classSource) || has(self.dataset.classPrompt))"
 KEPT: Final = "self.checkpoint.keepIntermediate"
 KNOWN: Final = "has(self.training.steps) && self.training.steps >= 1"

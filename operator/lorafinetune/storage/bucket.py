@@ -139,7 +139,7 @@ class Bucket:
         # Content carries a signed SHA-256 of its own: to hash it once more for the signature would double the work.
         self._client = client(attempts, signed_bodies=False)
         self._once = client(1, signed_bodies=True)
-        self._endpoint = endpoint or "AWS S3"
+        self._endpoint = str(self._client.meta.endpoint_url)  # the environment may name it, too
         self._elsewhere = endpoint is not None
         self._fences = True
 
@@ -381,7 +381,10 @@ class Bucket:
     def _raise(self, error: BotoCoreError | ClientError, key: str) -> NoReturn:
         where = self.uri(key)
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            raise errors.AccessDenied(f"no credentials for {where}: set storage.credentialsSecret") from error
+            raise errors.AccessDenied(
+                f"no credentials for {where}: set storage.credentialsSecret (by hand: storage.credentials, or the "
+                "environment)"
+            ) from error
         if not isinstance(error, ClientError):
             hint = "" if self._elsewhere else "; no storage.endpoint is set, which means AWS: is yours elsewhere?"
             raise errors.Unreachable(

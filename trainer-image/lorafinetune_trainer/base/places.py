@@ -100,8 +100,8 @@ def need_room(folder: Path, size: int, what: str) -> None:
         raise Failure(
             ExitCode.STORAGE_UNREACHABLE,
             "DiskFull",
-            f"{what} needs {size / 1e9:.1f} GB at {folder}, and {free / 1e9:.1f} are free: give the pod's scratch "
-            "volume more room, or put the model on the node or into the image",
+            f"{what} needs {size / 1e6:,.0f} MB at {folder}, and {free / 1e6:,.0f} are free: give the pod's scratch "
+            "volume more room (by hand: let TMPDIR name a larger disk), or put the model into the image",
         )
 
 

@@ -124,7 +124,7 @@ def _settings(product: Product) -> dict[str, object]:
         "base model": config.base_model.source,
         "training images": f"{product.images} (digest {plan.dataset_digest[:12]})",
         "class images": product.class_images or None,
-        "instance prompt": config.dataset.instance_prompt or "none: each image had its own caption",
+        "instance prompt": config.dataset.instance_prompt or "none: captions of the images, or words of their folders",
         "steps": f"{product.steps}, of which {product.updates} changed the weights",
         "images per step": training.images_per_step,
         "resolution": f"{training.resolution}{', in aspect buckets' if training.aspect_buckets else ''}",
@@ -161,8 +161,9 @@ def _remarks(product: Product) -> list[str]:
 def _history(history: History, intermediate: Sequence[str]) -> str:
     lines = [f"Run {plain(history.run)} ({plain(history.uid)}), finished by attempt {history.attempt}."]
     if history.seconds:
-        lines += ["", "| phase | seconds |", "|---|---|"]
+        lines += ["", "| phase | seconds, without steps that were done again |", "|---|---|"]
         lines += [f"| {plain(phase)} | {seconds:.0f} |" for phase, seconds in history.seconds.items()]
     if intermediate:
-        lines += ["", "LoRAs of earlier steps are beside it:", "", *(f"- `{name}`" for name in intermediate)]
+        beside = "LoRAs of chosen steps are beside it (and, without `_kohya`, for diffusers):"
+        lines += ["", beside, "", *(f"- `{name}`" for name in intermediate)]
     return "\n".join(["## How the run went", "", *lines, ""])

@@ -41,12 +41,12 @@ def draw(losses: Losses) -> bytes | None:
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
     ]
     for number in range(_TICKS + 1):
-        loss, step = low + span * number / _TICKS, first + (last - first) * number / _TICKS
+        loss, step = low + span * number / _TICKS, round(first + (last - first) * number / _TICKS)
         x, y = place((step, loss))
         parts.append(f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}" stroke="#ddd"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{loss:.3g}</text>')
         anchor = "end" if number == _TICKS else "middle"
-        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" text-anchor="{anchor}">{step:.0f}</text>')
+        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" text-anchor="{anchor}">{step}</text>')
     for line, colour, width in ((points, "#b8cbe6", 1), (smooth, "#1f5fa8", 2)):
         path = " ".join(f"{x},{y}" for x, y in map(place, line))
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="{width}" points="{path}"/>')
