@@ -77,6 +77,7 @@ class Checkpoints:
         """Why each checkpoint that did not verify was rejected, by its id."""
         self._swept = False
         self._looked = -math.inf
+        self._looking = threading.Lock()
         self.attempt = 0
         self.head = Head(run_uid=config.run.uid, attempt=0)
         """The head as last written or read by this attempt."""
@@ -267,9 +268,17 @@ class Checkpoints:
         Whoever deletes a run waits for the saves that are under way on lost nodes, not for those that begin later. A
         look that is younger than *seconds* is as good as another.
         """
-        if time.monotonic() - self._looked < seconds:
+        if not seconds:
+            self._look()
             return
-        self._looked = time.monotonic()
+        # Threads that put at the same time wait for one look together: before it has an answer it says nothing.
+        with self._looking:
+            if time.monotonic() - self._looked >= seconds:
+                started = time.monotonic()
+                self._look()
+                self._looked = started
+
+    def _look(self) -> None:
         try:
             head = stored.read(self._urgent).head
             if head is None and stored.read_owner(self._urgent) is not None:
