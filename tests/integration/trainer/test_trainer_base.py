@@ -211,4 +211,4 @@ def test_a_disk_that_is_too_small(trainers: Trainers, single: Path, small_disk: 
     attempt = trainers.run(name, baseModel={"source": source}, scratch=str(small_disk)).start()
     assert attempt.end() == 74, attempt.tail()
     assert attempt.last_words.reason == "DiskFull"
-    assert re.search(rf"{source} needs [\d.]+ GB at {small_disk}.*, and [\d.]+ are free", attempt.last_words.message)
+    assert re.search(rf"{source} needs [\d.,]+ MB at {small_disk}.*, and [\d.,]+ are free", attempt.last_words.message)

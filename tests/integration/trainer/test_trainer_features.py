@@ -18,6 +18,7 @@ def test_text_encoders_are_trained_on_a_resume_too(trainers: Trainers, name: str
     settings: dict[str, Any] = {
         "lora": {"rank": 4, "textEncoder": True},
         "optimizer": "Prodigy",
+        "learningRate": 1.0,
         "emaDecay": 0.9,
         "captions": {"dropout": 0.3},
         "schedule": "cosine",

@@ -28,7 +28,6 @@ WHOLE: dict[str, Any] = {
     "dataset": {
         "instancePrompt": "sks timber dog, a photo, outside",
         "classPrompt": "a photo of a dog",
-        "classImages": 2,
     },
     "training": {
         "randomCrop": True,

@@ -41,6 +41,5 @@ def bring(
     began, before = time.monotonic(), means.traffic.fetched
     files = fetching.fetch(source, parts, means, half=half)
     count = means.traffic.fetched - before
-    if count:
-        note(f"base model: {count} bytes from {source.source} in {time.monotonic() - began:.1f} s")
+    note(f"base model: {count} bytes from {source.source} in {time.monotonic() - began:.1f} s")
     return files
