@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lorafinetune.contract import canonical
 from lorafinetune.contract.event import EventType, Phase
@@ -36,9 +36,6 @@ from lorafinetune_trainer.wires import Wires
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
-
-FENCE_SECONDS: Final = 5.0
-"""While conditioning is put, the fence is looked at anew after so long: less than what a collection waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +201,7 @@ def _condition(
         encode_prompts=encode_prompts,
         run_uid=config.run.uid,
         attempt=wires.checkpoints.attempt,
-        before_put=lambda: wires.checkpoints.check_fence(seconds=FENCE_SECONDS),
+        before_put=wires.checkpoints.before_put,
         progress=progress,
     )
 

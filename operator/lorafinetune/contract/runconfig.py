@@ -180,7 +180,7 @@ class RunConfig(Model):
         found: Mathematics = {}
         _flatten(training.to_json(), "training.", found)
         found["training.learningRate"] = training.peak_rate
-        found["training.lora.alpha"] = training.lora.alpha or float(training.lora.rank)
+        found["training.lora.alpha"] = training.lora.full_alpha
         del found["training.lora.dropout"], found["training.batchSize"], found["training.gradientAccumulation"]
         found["training.imagesPerStep"] = training.images_per_step
         idle = {"training.microBatch", "training.lora.initFrom", "training.compile"}  # the plan has what became of them

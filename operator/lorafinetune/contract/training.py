@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
@@ -80,6 +81,16 @@ class Lora(Model):
     the run's object store, or a file of the trainer's image. Absent = start from nothing."""
     dropout: Literal[0] = 0
     """Must be 0: dropout inside the adapter is not supported."""
+
+    @property
+    def full_alpha(self) -> float:
+        """Alpha, with its default where none is given."""
+        return self.alpha or float(self.rank)
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's output is multiplied by."""
+        return self.full_alpha / (math.sqrt(self.rank) if self.rs_lora else self.rank)
 
 
 class Captions(Model):

@@ -13,7 +13,6 @@ from lorafinetune.contract import canonical
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.product import export, initial, reading
-from lorafinetune_trainer.product.product import scale
 from lorafinetune_trainer.saving import state
 from tests.unit.trainer.product import MODULE, product, weights
 
@@ -40,7 +39,7 @@ def started(
 def added(found: dict[str, torch.Tensor], **lora: Any) -> torch.Tensor:
     """What the run's adapter adds to the module's weight in its first step."""
     up, down = (found[f"unet.{MODULE}.{one}.weight"] for one in ("lora_B", "lora_A"))
-    return up @ down * scale(product(lora=lora).config.training.lora)
+    return up @ down * product(lora=lora).config.training.lora.scale
 
 
 PLAIN = {f"unet.{MODULE}.lora_A.weight": A, f"unet.{MODULE}.lora_B.weight": B}

@@ -30,10 +30,6 @@ PAUSE: Final = 15.0
 STOP_SECONDS: Final = 10.0
 
 
-FENCE_SECONDS: Final = 5.0
-"""The fence is looked at anew after so long: less than what a collection waits for."""
-
-
 class _Interrupted(BaseException):
     """The object that is being sent must wait. No Exception: whoever tries again after errors must not after this."""
 
@@ -142,7 +138,7 @@ def keeping(wires: Wires, files: Files, plan: Plan, *, busy: Callable[[], bool])
         wanted & files.parts,  # an attempt that resumed may not have all of them
         plan.base_model_digest,
         run_uid=wires.config.run.uid,
-        before_put=lambda: wires.checkpoints.check_fence(seconds=FENCE_SECONDS),
+        before_put=wires.checkpoints.before_put,
         busy=busy,
         noticed=wires.ending.noticed,
         note=wires.reporter.note,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lorafinetune.contract.exit_codes import ExitCode
+from lorafinetune.contract.training import Precision
 from lorafinetune_trainer.base import tokenizer
 from lorafinetune_trainer.base.files import SCHEDULER, Files, Part, Single
 from lorafinetune_trainer.failure import Failure, explain, invalid
@@ -42,6 +43,13 @@ class TextEncoder:
         """Return the tokens of *caption*, without start and end."""
         # The tokenizer would print a warning where they are more than a window.
         return list(self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
+
+
+def dtype(precision: Precision) -> torch.dtype:
+    """Return the type of the frozen weights for *precision*."""
+    import torch
+
+    return {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}[precision]
 
 
 def load_unet(files: Files, dtype: torch.dtype) -> UNet2DConditionModel:

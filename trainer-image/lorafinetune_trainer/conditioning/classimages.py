@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base import parts
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 STEPS: Final = 25
 GUIDANCE: Final = 5.0
 CREATE_ATTEMPTS: Final = 5
-FENCE_SECONDS: Final = 5.0
 INTERVAL: Final = 1.0
 """Seconds between two events of progress."""
 _VERSION: Final = "1"
@@ -102,7 +100,7 @@ def keep(wires: Wires, one: Origin, load: Callable[[], Paint]) -> Dataset:
         else:
             paint = paint or load()
             body = paint(number)
-            wires.checkpoints.check_fence(seconds=FENCE_SECONDS)
+            wires.checkpoints.before_put()
             body = _put_first(wires.bucket, key, body)
             made += 1
         name = f"class-{number:05}.png"
@@ -127,9 +125,7 @@ def painter(config: RunConfig, one: Origin, files: Files, vae: Part, device: tor
 
     from lorafinetune_trainer.sampling.decoder import Decoder
 
-    dtype = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}[
-        config.training.precision
-    ]
+    dtype = parts.dtype(config.training.precision)
     (prompt,) = prompts.kept(prompts.encoder(prompts.load(files, device))((one.prompt,)))
     decoder = Decoder(parts.load_vae(vae, torch.float32), device)
     unet = parts.load_unet(files, dtype).eval().to(device)

@@ -12,7 +12,6 @@ from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.failure import invalid
 from lorafinetune_trainer.product import names, reading
-from lorafinetune_trainer.product.product import scale
 from lorafinetune_trainer.product.reading import Lora, Module, refuse
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def weights(lora: Lora, training: Training, expected: Mapping[str, tuple[int, ..
         module = lora.modules.get(taken.place)
         if module is None:
             continue
-        tensor = _matrix(module, taken.matrix, scale(training.lora))
+        tensor = _matrix(module, taken.matrix, training.lora.scale)
         if tensor is None:
             refuse(f"{taken.place} has no magnitude: the file is no DoRA", "set training.lora.dora: false")
         if tuple(tensor.shape) != shape:

@@ -8,15 +8,10 @@ from typing import Final
 
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune.contract.training import Lora, Prediction
+from lorafinetune.contract.training import Prediction
 
 LAYERS_PER_BLOCK: Final = 2
 """Of the real SDXL's UNet."""
-
-
-def scale(lora: Lora) -> float:
-    """Return what an adapter's output is multiplied by."""
-    return (lora.alpha or float(lora.rank)) / (math.sqrt(lora.rank) if lora.rs_lora else lora.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +48,12 @@ class Product:
     @property
     def alpha(self) -> float:
         """Alpha of the adapter, as the user set it."""
-        return self.config.training.lora.alpha or float(self.rank)
+        return self.config.training.lora.full_alpha
 
     @property
     def scale(self) -> float:
         """What the adapter's output is multiplied by."""
-        return scale(self.config.training.lora)
+        return self.config.training.lora.scale
 
     @property
     def written_alpha(self) -> float:

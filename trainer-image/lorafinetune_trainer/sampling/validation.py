@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from lorafinetune.contract import layout
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.head import Fenced, HeadLost
+from lorafinetune.contract.runconfig import MAX_PICTURED
 from lorafinetune.contract.runconfig import Validation as Settings
 from lorafinetune.storage import errors
 from lorafinetune_trainer.base import parts
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from lorafinetune_trainer.training.loop import Loop
     from lorafinetune_trainer.training.model import Model
 
-MAX_ROWS: Final = 64
-"""Steps of a run that get pictures, at most: of more, evenly chosen ones and the last do."""
 MAX_SECONDS: Final = 600.0
 """For the pictures of one step. What is not done by then is left out."""
 MAX_FAILURES: Final = 3
@@ -89,7 +88,7 @@ def name(step: int, number: int) -> str:
 
 def interval(settings: Settings, total: int) -> int:
     """Return the number of steps from pictures to pictures: a multiple of everySteps, so that their number is small."""
-    return settings.every_steps * max(1, math.ceil(total / (settings.every_steps * MAX_ROWS)))
+    return settings.every_steps * max(1, math.ceil(total / (settings.every_steps * MAX_PICTURED)))
 
 
 class Validation:
@@ -193,7 +192,7 @@ class Validation:
                     on_step=self._wires.ending.hold,
                 )
             body = self._decoder.png(made)
-            self._wires.checkpoints.check_fence(seconds=5.0)
+            self._wires.checkpoints.before_put()
             self._bucket.put(layout.SAMPLES + name(step, number), body)
             self._listed().add(name(step, number))
             self._tell(step, done=place)

@@ -34,6 +34,8 @@ ORDER_SECONDS: Final = 1.0
 """For so long a commit with a deadline waits for one that is changing the head."""
 MAX_SWEEP: Final = 10_000
 """Keys that one sweep of left-over folders looks at."""
+FENCE_SECONDS: Final = 5.0
+"""While many objects are put, the fence is looked at anew after so long: less than what a collection waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,23 +264,11 @@ class Checkpoints:
             self.head = stored.change(self._bucket, lambda head: heads.publish(self._mine(head), entry))
         return entry
 
-    def check_fence(self, *, seconds: float = 0.0) -> None:
+    def check_fence(self) -> None:
         """Raise Fenced or HeadLost if that can be told. Before content is put: a zombie's would be left for ever.
 
-        Whoever deletes a run waits for the saves that are under way on lost nodes, not for those that begin later. A
-        look that is younger than *seconds* is as good as another.
+        Whoever deletes a run waits for the saves that are under way on lost nodes, not for those that begin later.
         """
-        if not seconds:
-            self._look()
-            return
-        # Threads that put at the same time wait for one look together: before it has an answer it says nothing.
-        with self._looking:
-            if time.monotonic() - self._looked >= seconds:
-                started = time.monotonic()
-                self._look()
-                self._looked = started
-
-    def _look(self) -> None:
         try:
             head = stored.read(self._urgent).head
             if head is None and stored.read_owner(self._urgent) is not None:
@@ -286,6 +276,14 @@ class Checkpoints:
         except errors.StorageError:
             return  # the write that follows says what is wrong
         self._mine(head)
+
+    def before_put(self) -> None:
+        """Do the same before one of many objects: a look that is younger than FENCE_SECONDS is as good as another."""
+        # Threads that put at the same time wait for one look together: before it has an answer it says nothing.
+        with self._looking:
+            if (now := time.monotonic()) - self._looked >= FENCE_SECONDS:
+                self.check_fence()
+                self._looked = now
 
     def is_whole(self, artifact: ArtifactEntry) -> bool:
         """Whether every byte of *artifact* is what its manifest names."""

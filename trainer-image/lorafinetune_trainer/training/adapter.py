@@ -6,7 +6,6 @@ as many operations: no dropout, no casts back and forth, and the product is adde
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -81,12 +80,6 @@ class Adapted(torch.nn.Module):
         return squares.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
 
 
-def scale(lora: Lora) -> float:
-    """Return what the adapter's output is multiplied by."""
-    alpha = lora.alpha or float(lora.rank)
-    return alpha / (math.sqrt(lora.rank) if lora.rs_lora else lora.rank)
-
-
 def add(
     part: torch.nn.Module, name: str, ends: Iterable[str], lora: Lora, *, dora: bool
 ) -> dict[str, torch.nn.Parameter]:
@@ -103,7 +96,7 @@ def add(
                 "WrongBaseModel", f"{name}.{place} of the base model is no linear layer: use lora.targets Attention"
             )
         above, _, last = place.rpartition(".")
-        setattr(part.get_submodule(above), last, Adapted(layer, lora.rank, scale(lora), dora=dora))
+        setattr(part.get_submodule(above), last, Adapted(layer, lora.rank, lora.scale, dora=dora))
     return {f"{name}.{place}": weight for place, weight in sorted(part.named_parameters()) if weight.requires_grad}
 
 

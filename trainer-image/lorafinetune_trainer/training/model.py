@@ -164,11 +164,7 @@ def release() -> None:
 
 def load(files: Files, training: Training, device: torch.device, *, compiled: bool = False) -> Model:
     """Load what is trained and give it adapters with their initial weights; *compiled* as the plan says."""
-    import torch
-
-    dtype = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}[
-        training.precision
-    ]
+    dtype = parts.dtype(training.precision)
     noise = scheduler(parts.scheduler_config(files), training)
     encoders = parts.load_text_encoders(files, dtype) if training.lora.text_encoder else ()
     return adapted(parts.load_unet(files, dtype), encoders, noise, training, device, compiled=compiled)
