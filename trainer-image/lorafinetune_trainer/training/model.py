@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract.training import Precision, Training
 from lorafinetune_trainer.base import parts
-from lorafinetune_trainer.base.files import Files
+from lorafinetune_trainer.base.files import SCHEDULER, Files
 from lorafinetune_trainer.base.parts import TextEncoder
 from lorafinetune_trainer.conditioning import prompts
 from lorafinetune_trainer.failure import invalid
@@ -221,6 +221,13 @@ def scheduler(config: Mapping[str, Any], training: Training) -> Any:
     if prediction not in (EPSILON, V_PREDICTION):
         raise invalid(
             "WrongBaseModel", f"the base model predicts {prediction}: only epsilon and v_prediction are known"
+        )
+    if prediction == EPSILON and noise.config.rescale_betas_zero_snr and not training.zero_terminal_snr:
+        raise invalid(
+            "WrongBaseModel",
+            f"the noise of the base model ends in pure noise (rescale_betas_zero_snr in {SCHEDULER} of "
+            "baseModel.source), from which nothing can be learned with prediction epsilon: set training.prediction: "
+            "v_prediction, if the model was made so, else rescale_betas_zero_snr: false in that file",
         )
     if prediction == EPSILON and noise.config.rescale_betas_zero_snr:
         raise invalid(
