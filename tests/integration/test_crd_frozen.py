@@ -35,6 +35,7 @@ EDITS = [
     Edit("spec.dataset.classPrompt", "photo of a dog"),
     Edit("spec.dataset.classImages", 50, {"spec.dataset.classPrompt": "photo of a dog"}),
     Edit("spec.training.epochs", 3, {"spec.training.steps": REMOVED}),
+    Edit("spec.training.epochs", 4, {"spec.training.steps": REMOVED, "spec.training.epochs": 3}),
     Edit("spec.training.aspectBuckets", False),
     Edit("spec.training.randomCrop", True),
     Edit("spec.training.captions", {"shuffle": True, "keepTokens": 1}),

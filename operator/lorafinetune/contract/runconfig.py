@@ -173,8 +173,8 @@ class RunConfig(Model):
     def mathematics(self) -> Mathematics:
         """Return the fields that change the LoRA's bytes, flattened; not cadence, keep, names and places.
 
-        ``steps`` belongs to them only where the schedule looks at the end. Fields that are absent, or have no effect
-        beside the others, are left out.
+        ``steps`` belongs to them only where the schedule looks at the end, for elsewhere it may be raised. Fields that
+        are absent, or have no effect beside the others, are left out.
         """
         training = self.training
         found: Mathematics = {}
@@ -185,7 +185,7 @@ class RunConfig(Model):
         found["training.imagesPerStep"] = training.images_per_step
         idle = {"training.microBatch", "training.lora.initFrom", "training.compile"}  # the plan has what became of them
         if not training.looks_at_the_end:
-            idle |= {"training.steps", "training.epochs"}
+            idle.add("training.steps")
         if not training.lora.text_encoder:
             idle.add("training.textEncoderLearningRate")
         if training.schedule is not Schedule.COSINE_WITH_RESTARTS:

@@ -220,6 +220,7 @@ def test_other_inputs_than_the_run_began_with(
         assert words in attempt.last_words.message
 
     refused("training.learningRate was 0.001, now 0.1", training=training.model_copy(update={"learning_rate": 0.1}))
+    refused("training.epochs was None, now 7", training=training.model_copy(update={"steps": None, "epochs": 7}))
     refused("but step", training=training.model_copy(update={"steps": 1}))
     (data / "coffee.txt").write_text("a picture of a dog")
     refused("the images or captions of dataset.source have changed")
