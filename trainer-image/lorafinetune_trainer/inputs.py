@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorafinetune.contract import canonical
+from lorafinetune.contract import canonical, coherence
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
@@ -135,7 +135,7 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
     classes = datasets.scan(asked, wires.open, decoded=decoded, note=note) if asked is not None else None
     if not decoded:
         return dataset, classes
-    summaries, remarks = [], []
+    summaries, remarks = [], list(coherence.oddities(wires.config))
     for found, what, which in ((dataset, "images", ""), (classes, "class images", "dataset.classSource: ")):
         if found is not None:
             frames = {
