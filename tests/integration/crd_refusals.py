@@ -126,6 +126,18 @@ BAD_PLACES: Final = (
         "spec.dataset.classSource says that they are there: remove one of them",
     ),
     Bad(
+        "class images kept where none are made",
+        {"spec.dataset.keepClassImages": True},
+        "spec.dataset.keepClassImages",
+        "keeps class images that the run makes, and it makes none: remove it, or set",
+    ),
+    Bad(
+        "class images kept that were there",
+        {CLASSES: "s3://training-data/dogs/", "spec.dataset.keepClassImages": True},
+        "spec.dataset.keepClassImages",
+        "set spec.dataset.classPrompt without classSource",
+    ),
+    Bad(
         "no class image",
         {"spec.dataset.classPrompt": "a dog", "spec.dataset.classImages": 0},
         "spec.dataset.classImages",

@@ -85,6 +85,7 @@ ALWAYS = [
     ("spec.checkpoint.keepIntermediate", {"steps": [100]}),
     ("spec.metrics.tensorBoard", True),
     ("spec.validation", {"prompts": ["a dog"]}),
+    ("spec.dataset.keepClassImages", False),
     ("metadata.labels", {"team": "timber"}),
 ]
 
@@ -181,7 +182,7 @@ def test_steps_cannot_be_raised_after_the_end(runs: Runs, stored: Callable[[bool
 
 def test_every_frozen_or_editable_field_is_in_one_of_the_two_tables() -> None:
     """A field that is added to the models must be put on one side, and tested there."""
-    sections = {"baseModel": 5, "dataset": 5, "training": 30, "storage": 6}
+    sections = {"baseModel": 5, "dataset": 6, "training": 30, "storage": 6}
     schema = yaml.safe_load(manifest(RUN_KIND))["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][
         "spec"
     ]

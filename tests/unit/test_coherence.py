@@ -32,7 +32,8 @@ def told(bad: Bad) -> RunConfig | None:
 MISTAKES = [
     (bad, config)
     for bad in (*BAD_PLACES, *BAD_TRAINING)
-    if bad.field.startswith(("spec.training", "spec.dataset.classImages")) and not bad.field.startswith(ELSEWHERE)
+    if bad.field.startswith(("spec.training", "spec.dataset.classImages", "spec.dataset.keep"))
+    and not bad.field.startswith(ELSEWHERE)
     if (config := told(bad)) is not None and "as text" not in bad.mistake
 ]
 

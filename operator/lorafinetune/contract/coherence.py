@@ -65,6 +65,8 @@ def contradictions(config: RunConfig) -> Iterator[str]:
         yield "training.textEncoderLearningRate only goes with training.lora.textEncoder: remove it, or set that true"
     if dataset.class_images is not None and dataset.class_source is not None:
         yield "dataset.classImages says how many to make, and dataset.classSource has them: remove one of them"
+    if dataset.keep_class_images and not dataset.makes_class_images:
+        yield "dataset.keepClassImages keeps images that a run makes, and this one makes none: remove it"
     if dataset.class_images is not None and dataset.class_prompt is None:
         yield "dataset.classImages needs dataset.classPrompt, from which they are made: set it, or remove classImages"
 

@@ -73,6 +73,8 @@ class Dataset(Model):
     """The caption of class images without one, and the prompt of those that are made."""
     class_images: Annotated[int, Field(ge=1, le=2000)] | None = None
     """How many class images to make with the base model, where ``class_source`` is absent."""
+    keep_class_images: bool = False
+    """Whether those are published with the artifact."""
 
     @property
     def makes_class_images(self) -> int:
@@ -107,18 +109,25 @@ class Validation(Model):
     """Pictures that show how the training goes, and are no part of its mathematics."""
 
     prompts: Annotated[list[str], Field(min_length=1, max_length=8)]
+    """What to make pictures of: one picture for each prompt in each row."""
     negative_prompt: str = ""
+    """What the pictures should not show."""
     every_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 100
-    """Steps between two rows of pictures; the last step always has one."""
+    """Optimizer steps between two rows of pictures; the last step always has one. At most 64 rows."""
     inference_steps: Annotated[int, Field(ge=1, le=100)] = 25
+    """Denoising steps of one picture."""
     guidance: Annotated[float, Field(ge=1, le=30)] = 5.0
+    """How closely a picture follows its prompt."""
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
+    """The noise that pictures begin with follows from this number and the prompt's place: each row begins alike."""
 
 
 class Metrics(Model):
     """What is written down besides events. JSON lines always are."""
 
     tensor_board: bool = False
+    """Write TensorBoard files too: loss, learning rate, gradient norm, speed and memory over all attempts. The same
+    figures always stand as JSON lines beside the artifact."""
 
 
 class Storage(Model):
