@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lorafinetune.contract import canonical
+from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.layout import MAX_PART_BYTES
+from lorafinetune_trainer.failure import Failure
 
 if TYPE_CHECKING:
     import torch
@@ -140,11 +142,16 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return canonical.sha256(encode({name: tensor.detach().cpu() for name, tensor in tensors.items()}))
 
 
-def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of a tensor that holds NaN or an infinity; None where all are finite."""
-    return next(
-        (name for name, one in tensors.items() if one.is_floating_point() and not bool(one.isfinite().all())), None
-    )
+def check_finite(tensors: Mapping[str, torch.Tensor], step: int) -> None:
+    """Refuse (NaNLoss) tensors of *step* that hold NaN or an infinity: they are nobody's work, and may not be kept."""
+    for name, one in tensors.items():
+        if one.is_floating_point() and not bool(one.isfinite().all()):
+            raise Failure(
+                ExitCode.FAILED,
+                "NaNLoss",
+                f"{name} of step {step} is not finite, so that step is not saved: lower training.learningRate; the "
+                "checkpoints before it are kept",
+            )
 
 
 def _part_name(number: int) -> str:
