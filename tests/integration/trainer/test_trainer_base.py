@@ -186,8 +186,9 @@ def test_a_disk_that_is_full(trainers: Trainers, single: Path, name: str) -> Non
     attempt = run.start()
     pid = attempt.process.pid
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-    assert attempt.end() == 74, attempt.tail()
+    assert attempt.end() == 73, attempt.tail()
     assert attempt.last_words.reason == "DiskFull"
+    assert re.search(r"the disk of /.* is full: baseModel.source .* needs [\d,]+ MB", attempt.last_words.message)
     assert "scratch volume" in attempt.last_words.message
     assert run.head.checkpoints == []
 
@@ -209,6 +210,7 @@ def test_a_disk_that_is_too_small(trainers: Trainers, single: Path, small_disk: 
     put(trainers.s3.bucket(f"s3://loras/{name}/"), single.parent)
     source = f"s3://loras/{name}/{single.name}"
     attempt = trainers.run(name, baseModel={"source": source}, scratch=str(small_disk)).start()
-    assert attempt.end() == 74, attempt.tail()
+    assert attempt.end() == 73, attempt.tail()
     assert attempt.last_words.reason == "DiskFull"
-    assert re.search(rf"{source} needs [\d.,]+ MB at {small_disk}.*, and [\d.,]+ are free", attempt.last_words.message)
+    words = rf"the disk of {small_disk}/.* is full: .*{source} needs [\d,]+ MB, and [\d,]+ MB are free: "
+    assert re.search(words, attempt.last_words.message), attempt.last_words.message

@@ -350,8 +350,8 @@ def test_a_storage_answer_says_what_is_wrong(trainers: Trainers, name: str, tmp_
     for key, value in (("AWS_ACCESS_KEY_ID", trainers.s3.key_id), ("AWS_SECRET_ACCESS_KEY", "not-the-key")):
         (tmp_path / key).write_text(value)
     cases = {
-        "BucketMissing": ({"uri": "s3://no-such-bucket/"}, 78, "no-such-bucket"),
-        "AccessDenied": ({"credentials": str(tmp_path)}, 78, "Secret"),
+        "BucketMissing": ({"uri": "s3://no-such-bucket/"}, 77, "no-such-bucket"),
+        "AccessDenied": ({"credentials": str(tmp_path)}, 77, "Secret"),
         "InvalidCredentials": ({"credentials": str(tmp_path / "none")}, 78, "storage.credentialsSecret"),
         "InvalidConfig": ({"uri": "loras/"}, 78, "storage.uri"),
     }

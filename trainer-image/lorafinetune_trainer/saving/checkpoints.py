@@ -301,7 +301,7 @@ class Checkpoints:
     def _put(self, bucket: Bucket, snapshot: Snapshot, reason: SaveReason, upload: Upload) -> CheckpointEntry:
         if (name := state.not_finite(snapshot.tensors)) is not None:
             raise Failure(
-                ExitCode.FAILED,
+                ExitCode.NOT_FINITE,
                 "NaNLoss",
                 f"{name} of step {snapshot.step} is not finite, so that step is not saved: lower "
                 "training.learningRate; the checkpoints before it are kept",

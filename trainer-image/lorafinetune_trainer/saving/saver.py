@@ -193,6 +193,8 @@ class Saver:
             self._commit(snapshot, reason, upload=upload, before_head=lambda: self._do_beside(snapshot.step, None))
         except GivenUp:
             return None
+        except errors.OtherVersion as error:
+            return explain(error)
         except errors.StorageError as error:
             failure = explain(error)
         except BaseException as error:
@@ -204,7 +206,8 @@ class Saver:
         final = reason is SaveReason.FINAL
         if self._failed >= (MAX_FAILED_FINAL_SAVES if final else MAX_FAILED_SAVES):
             message = f"{self._failed} checkpoints in a row could not be saved: {failure.message}"
-            return Failure(ExitCode.STORAGE_UNREACHABLE, failure.reason, message)
+            refused = failure.code is ExitCode.STORAGE_REFUSED
+            return Failure(failure.code if refused else ExitCode.STORAGE_UNREACHABLE, failure.reason, message)
         self._reporter.note(f"a checkpoint could not be saved, and will be tried again: {failure.message}")
         if final:
             self._ending.noticed.wait(min(2.0**self._failed, MAX_PAUSE))
