@@ -23,6 +23,14 @@ _CODES: Final[dict[type[errors.StorageError], ExitCode]] = {
     errors.Unreachable: ExitCode.STORAGE_UNREACHABLE,
 }
 
+_NO_MEMORY: Final = (
+    "DefaultCPUAllocator",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What torch's parts say where memory ran out; oneDNN says no more than that it could not create a primitive."""
+
 
 class Failure(Exception):  # noqa: N818 - the end of an attempt, by whatever cause
     """The attempt cannot go on."""
@@ -88,14 +96,12 @@ def explain(error: BaseException) -> Failure:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    # By name, since torch may not have been imported yet; its CPU allocator raises a plain RuntimeError.
+    # By name, since torch may not have been imported yet; all but CUDA's allocator raise plain RuntimeErrors.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (
-            isinstance(error, RuntimeError)
-            and ("DefaultCPUAllocator" in str(error) or "CUDA out of memory" in str(error))
-        )
+        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
+        or (isinstance(error, RuntimeError) and str(error) == "could not create a primitive")
     )
 
 

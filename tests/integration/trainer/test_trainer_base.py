@@ -8,8 +8,6 @@ import resource
 import shutil
 import signal
 import struct
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -191,19 +189,6 @@ def test_a_disk_that_is_full(trainers: Trainers, single: Path, name: str) -> Non
     assert re.search(r"the disk of /.* is full: baseModel.source .* needs [\d,]+ MB", attempt.last_words.message)
     assert "scratch volume" in attempt.last_words.message
     assert run.head.checkpoints == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_a_disk_that_is_too_small(trainers: Trainers, single: Path, small_disk: Path, name: str) -> None:
