@@ -147,7 +147,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], step: int) -> None:
     for name, one in tensors.items():
         if one.is_floating_point() and not bool(one.isfinite().all()):
             raise Failure(
-                ExitCode.FAILED,
+                ExitCode.NOT_FINITE,
                 "NaNLoss",
                 f"{name} of step {step} is not finite, so that step is not saved: lower training.learningRate; the "
                 "checkpoints before it are kept",
