@@ -187,7 +187,7 @@ def _look(name: str, files: Place, listed: dict[str, str] | None, asked: Asked, 
 
 def _empty(asked: Asked, files: Place) -> Failure:
     lonely = captions.without_image((), files, {})
-    words = f"{len(files.sizes)} other files lie there" if files.sizes else "nothing lies there"
+    words = f"{preflight.counted(len(files.sizes), 'other file')} there" if files.sizes else "nothing lies there"
     if lonely:
         words = f"there are captions without images: {preflight.some(lonely)}"
     return invalid(
