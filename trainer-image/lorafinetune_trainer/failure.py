@@ -18,6 +18,9 @@ _CODES: Final[dict[type[errors.StorageError], ExitCode]] = {
     errors.Unreachable: ExitCode.STORAGE_UNREACHABLE,
 }
 
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk that is full."""
+
 
 class Failure(Exception):  # noqa: N818 - the end of an attempt, by whatever cause
     """The attempt cannot go on."""
@@ -50,7 +53,7 @@ def explain(error: BaseException) -> Failure:
             "out of memory: set training.gradientCheckpointing: true, or lower training.batchSize (and raise "
             f"training.gradientAccumulation as much), or training.resolution, or choose a larger GPU ({_first(error)})",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return Failure(
             ExitCode.STORAGE_UNREACHABLE,
             "DiskFull",
