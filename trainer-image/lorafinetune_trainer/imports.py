@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import os
 import sys
 import threading
@@ -53,8 +54,14 @@ def settle(scratch: str | None) -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
     }.items():
         os.environ.setdefault(name, value)
+    quiet()
     for name in UNUSED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's own way to say: not installed
+
+
+def quiet() -> None:
+    """Have the libraries keep to themselves what they lack and do not need here."""
+    logging.getLogger(EIGHT_BIT).setLevel(logging.ERROR)  # a kernel for 4 bits, which nobody asks for
 
 
 def begin(training: Training) -> threading.Thread:
