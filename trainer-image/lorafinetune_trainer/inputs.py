@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorafinetune.contract import canonical, coherence
-from lorafinetune.contract.event import EventType, Phase
+from lorafinetune.contract.event import MAX_MESSAGE, EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
@@ -136,7 +136,7 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
     if not decoded:
         return dataset, classes
     summaries, remarks = [], list(coherence.oddities(wires.config))
-    for found, what, which in ((dataset, "images", ""), (classes, "class images", "dataset.classSource: ")):
+    for found, what, which in ((dataset, "image", ""), (classes, "class image", "dataset.classSource: ")):
         if found is not None:
             frames = {
                 image.name: buckets.frame(image.size, training.resolution, square=not training.aspect_buckets)
@@ -146,9 +146,11 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
                 raise preflight.refuse(strips)
             summaries.append(preflight.summary(found, frames, what))
             remarks += [which + one for one in (*found.remarks, *preflight.odd_shapes(frames))]
-    for remark in remarks:
-        note(remark)
-    wires.enter(Phase.SCANNING, "; ".join([*summaries, *remarks]))
+    story = "; ".join([*summaries, *remarks])
+    wires.enter(Phase.SCANNING, story)
+    if len(story) > MAX_MESSAGE:  # the event has been cut
+        for remark in remarks:
+            note(remark)
     wanted = size.host_bytes(Recipe(training, "", ""), dataset, classes)
     if lacking := size.short(training, wanted, memory.host()):
         raise lacking

@@ -36,12 +36,16 @@ CLASS_IMAGES: Final = 100
 Mathematics = dict[str, str | int | float | bool | None]
 
 
+RunName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")]
+"""Part of the run's prefix. Kubernetes is stricter."""
+
+
 class Run(Model):
     """Which run this is."""
 
-    namespace: str = "default"
-    name: str
-    uid: str
+    namespace: RunName = "default"
+    name: RunName
+    uid: Annotated[RunName, Field(max_length=64)]
 
 
 class BaseModelSource(Model):

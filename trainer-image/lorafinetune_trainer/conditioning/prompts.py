@@ -14,7 +14,7 @@ from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.base.files import Files
 from lorafinetune_trainer.base.parts import TextEncoder, Words
 from lorafinetune_trainer.conditioning.samples import Prompt
-from lorafinetune_trainer.data.preflight import some
+from lorafinetune_trainer.data.preflight import counted, some
 from lorafinetune_trainer.failure import invalid
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def remarks(encoders: Sequence[Words], captions: Iterable[str]) -> list[str]:
     found = []
     if long := [caption for caption in every if windows(encoders, caption) > 1]:
         found.append(
-            f"{len(long)} captions have more than 75 tokens and are encoded in several windows, the first of them "
+            f"{counted(len(long), 'caption')} of more than 75 tokens, encoded in several windows, the first of them "
             f"{long[0][:60]!r}..."
         )
     common = set.intersection(*(set(caption.replace(",", " ").split()) for caption in every)) if every else set()
