@@ -51,10 +51,11 @@ def test_class_images_are_made_once(trainers: Trainers, name: str) -> None:
     assert [(one["done"], one["total"]) for one in counts if "done" in one][-1] == (2, 2)
     assert last["message"].startswith(f"{2 - len(begun)} class images made in ")
     assert last["message"].endswith(f", {len(begun)} were there")
-    run.bucket.delete(images)
+    gone = min(images)
+    run.bucket.delete([gone])
     run.finish()
     assert not told(run)
-    assert not kept(run)
+    assert kept(run).keys() == images.keys() - {gone}
 
     whole = trainers.run(f"{name}-whole", dataset={**ASKED, "keepClassImages": True}, training={"steps": 3})
     whole.finish()
