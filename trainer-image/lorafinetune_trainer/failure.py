@@ -30,6 +30,8 @@ _NO_MEMORY: Final = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 """What torch's parts say where memory ran out; oneDNN says no more than that it could not create a primitive."""
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk that is full."""
 
 
 class Failure(Exception):  # noqa: N818 - the end of an attempt, by whatever cause
@@ -90,7 +92,7 @@ def explain(error: BaseException) -> Failure:
             "out of memory: set training.gradientCheckpointing: true, or lower training.batchSize (and raise "
             f"training.gradientAccumulation as much), or training.resolution, or choose a larger GPU ({_first(error)})",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return disk_full(Path(error.filename) if error.filename else None, f"a write failed ({_first(error)})")
     return Failure(ExitCode.FAILED, "TrainerError", f"{type(error).__name__}: {_first(error)}")
 

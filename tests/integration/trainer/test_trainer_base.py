@@ -64,7 +64,8 @@ def test_one_file_from_path_and_bucket_makes_the_lora_of_the_folder(
         trainers.run(f"{name}-s3", baseModel={"source": source}, **some),
     )
     by_folder.finish()
-    assert fetched(by_path.finish()) == [(0, str(single))]
+    (said,) = (one["note"] for one in by_path.finish().lines if str(one.get("note")).startswith("base model: "))
+    assert said == f"base model: {single}, on this machine"
     loras = [state.decode(run.file()).tensors for run in (by_folder, by_path)]
     assert loras[0].keys() == loras[1].keys()
     assert all(loras[0][key].equal(loras[1][key]) for key in loras[0])

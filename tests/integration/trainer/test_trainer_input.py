@@ -177,9 +177,19 @@ def test_a_run_config_that_is_wrong(trainers: Trainers, name: str) -> None:
     ("changes", "reason", "words"),
     [
         ({"dataset": {"instancePrompt": "dog " * 1100}}, "CaptionTooLong", "dataset.instancePrompt takes "),
+        (
+            {"dataset": {"instancePrompt": "dog " * 1100}, "training": {"lora": {"rank": 4, "textEncoder": True}}},
+            "CaptionTooLong",
+            "dataset.instancePrompt takes ",
+        ),
+        (
+            {"validation": {"prompts": ["a dog", "dog " * 1100]}},
+            "CaptionTooLong",
+            "validation.prompts[1] takes ",
+        ),
         ({"training": {"steps": None, "epochs": 1, "warmupSteps": 9}}, "InvalidConfig", "training.warmupSteps is 9"),
     ],
-    ids=["prompt", "warm-up"],
+    ids=["prompt", "prompt of trained encoders", "picture", "warm-up"],
 )
 def test_a_field_that_only_the_images_show_to_be_wrong_is_named(
     changes: dict[str, object], reason: str, words: str, trainers: Trainers, name: str
@@ -214,6 +224,7 @@ def test_other_inputs_than_the_run_began_with(
         assert words in attempt.last_words.message
 
     refused("training.learningRate was 0.001, now 0.1", training=training.model_copy(update={"learning_rate": 0.1}))
+    refused("training.epochs was None, now 7", training=training.model_copy(update={"steps": None, "epochs": 7}))
     refused("but step", training=training.model_copy(update={"steps": 1}))
     (data / "coffee.txt").write_text("a picture of a dog")
     refused("the images or captions of dataset.source have changed")

@@ -354,7 +354,7 @@ def test_a_storage_answer_says_what_is_wrong(trainers: Trainers, name: str, tmp_
     cases = {
         "BucketMissing": ({"uri": "s3://no-such-bucket/"}, 77, "no-such-bucket"),
         "AccessDenied": ({"credentials": str(tmp_path)}, 77, "Secret"),
-        "InvalidCredentials": ({"credentials": str(tmp_path / "none")}, 78, "storage.credentialsSecret"),
+        "InvalidCredentials": ({"credentials": str(tmp_path / "none")}, 78, "storage.credentials"),
         "InvalidConfig": ({"uri": "loras/"}, 78, "storage.uri"),
     }
     for reason, (storage, code, word) in cases.items():

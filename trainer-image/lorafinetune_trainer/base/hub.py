@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.runconfig import HUB_TOKEN, BaseModelSource
+from lorafinetune.contract.runconfig import HUB_CREDENTIALS, HUB_TOKEN, BaseModelSource
 from lorafinetune_trainer.base.header import Header, Tensor
 from lorafinetune_trainer.base.places import Means, room, single_name
 from lorafinetune_trainer.base.traffic import Traffic
@@ -135,9 +135,10 @@ def read_token(folder: str | None) -> str | None:
     try:
         return (Path(folder) / HUB_TOKEN).read_text().strip() or None
     except OSError as error:
-        raise invalid(
-            "BaseModelDenied", f"baseModel.credentialsSecret has no key {HUB_TOKEN}: put the hub token under that name"
-        ) from error
+        where = "baseModel.credentialsSecret has no key"
+        if folder != HUB_CREDENTIALS:
+            where = f"baseModel.hubCredentials {folder} has no file"
+        raise invalid("BaseModelDenied", f"{where} {HUB_TOKEN}: put the hub token under that name") from error
 
 
 def _translate(field: str, uri: str, revision: str | None, error: Exception) -> Failure:

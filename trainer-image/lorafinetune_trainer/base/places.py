@@ -145,8 +145,8 @@ def open_local(field: str, uri: str) -> Local:
     if not path.is_dir():
         raise invalid(
             "WrongBaseModel",
-            f"{field} {uri} is not a folder of this machine, nor a {SINGLE} file (nor s3://bucket/prefix/, nor "
-            "hf://owner/name)",
+            f"{field} {uri} is not a folder of this machine, nor a {SINGLE} file ({path.absolute()}), nor "
+            "s3://bucket/prefix/, nor hf://owner/name: correct the path",
         )
     names = {
         one.relative_to(path).as_posix() for pattern in ("*", "*/*") for one in path.glob(pattern) if one.is_file()

@@ -44,7 +44,11 @@ def enter(field: str, source: str, bucket: Callable[[layout.Location], Bucket]) 
     else:
         folder = Path(source)
         if not folder.is_dir():
-            raise invalid("EmptyDataset", f"{field} {source} is not a folder (nor s3://bucket/prefix/)")
+            raise invalid(
+                "EmptyDataset",
+                f"{field} {source} is not a folder of this machine ({folder.absolute()}), nor s3://bucket/prefix/: "
+                "correct the path",
+            )
         listed = dict(_files(field, folder))
         found = Place(listed, lambda name, most: _load(folder, name, most))
     if len(listed) >= MAX_FILES:
