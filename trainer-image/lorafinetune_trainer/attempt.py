@@ -13,7 +13,7 @@ from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune_trainer import imports, inputs, instructions, places, planning
+from lorafinetune_trainer import fitting, imports, inputs, instructions, places, planning
 from lorafinetune_trainer.base import keeper as keepers
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
@@ -93,6 +93,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     training = config.training
     model = models.load(given.files, training, given.accelerator.device, compiled=given.plan.compiled)
     total = planning.total(given.plan, training)
+    lacking = fitting.recheck(config, model, given.plan, given.samples.host_bytes) if given.obeyed else ""
     loop = Loop(
         model,
         given.samples,
@@ -126,7 +127,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
 
     saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=beside)
     ending.rescue = saver.rescue
-    wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
+    wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks, lacking))
     pictures = validation.begin(wires, given, model, loop)
     if pictures is not None and loop.step < total:
         pictures.show(loop.step)  # what the attempt before did not come to
@@ -212,10 +213,12 @@ def _product(wires: Wires, given: Inputs, model: Model, total: int) -> Product:
     )
 
 
-def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: list[str]) -> str:
+def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: list[str], lacking: str = "") -> str:
     where = f"resumes at step {entry.step} from {entry.folder}" if entry is not None else "begins at step 0"
     words = [f"attempt {checkpoints.attempt} {where}"]
     words += [f"checkpoint {name} was rejected: {why}" for name, why in checkpoints.rejected.items()]
     if remarks:
         words.append("the bytes may differ from those of an undisturbed run: " + ", ".join(remarks))
+    if lacking:
+        words.append(lacking)
     return "; ".join(words)
