@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.head import CheckpointEntry
+from lorafinetune.contract.head import MAX_DEVIATION, CheckpointEntry
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune_trainer import fitting, imports, inputs, instructions, places, planning
@@ -104,6 +104,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         micro_batch=given.plan.micro_batch,
     )
     entry = _resume(wires, loop, found)
+    wires.checkpoints.deviation = _deviation(wires.checkpoints.attempt, entry, given.remarks)
     if entry is None:
         _begin(wires, given, model, loop)
     given = replace(given, initial=None)  # its bytes
@@ -178,6 +179,13 @@ def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry
     if loop.step > steps:
         raise invalid("PlanMismatch", f"training.steps is {steps}, but step {loop.step} has been done: raise it again")
     return found.entry if found is not None else None
+
+
+def _deviation(attempt: int, entry: CheckpointEntry | None, remarks: list[str]) -> str | None:
+    """Return what is said of the state from now on: what the checkpoint says that it stands on, else *remarks*."""
+    if entry is not None and entry.deviation is not None:
+        return entry.deviation
+    return f"attempt {attempt}: {', '.join(remarks)}"[:MAX_DEVIATION] if remarks else None
 
 
 def _begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> None:
