@@ -79,6 +79,8 @@ class Checkpoints:
         self._swept = False
         self._looked = -math.inf
         self._looking = threading.Lock()
+        self.deviation: str | None = None
+        """How steps of this attempt's state were computed otherwise than the plan says."""
         self.attempt = 0
         self.head = Head(run_uid=config.run.uid, attempt=0)
         """The head as last written or read by this attempt."""
@@ -263,7 +265,9 @@ class Checkpoints:
             provenance=dict(provenance),
         )
         sha256 = inventory.put_folder(self._bucket, folder, manifest)
-        entry = ArtifactEntry(attempt=self.attempt, step=step, manifest_sha256=sha256, size=manifest.total_bytes)
+        entry = ArtifactEntry(
+            attempt=self.attempt, step=step, manifest_sha256=sha256, size=manifest.total_bytes, deviation=self.deviation
+        )
         with self._order:
             self.head = stored.change(self._bucket, lambda head: heads.publish(self._mine(head), entry))
         return entry
@@ -335,7 +339,11 @@ class Checkpoints:
         )
         sha256 = inventory.put_folder(bucket, folder, manifest)
         entry = CheckpointEntry(
-            attempt=self.attempt, step=snapshot.step, manifest_sha256=sha256, size=manifest.total_bytes
+            attempt=self.attempt,
+            step=snapshot.step,
+            manifest_sha256=sha256,
+            size=manifest.total_bytes,
+            deviation=self.deviation,
         )
         self._prepared[snapshot.step] = entry
         return entry
