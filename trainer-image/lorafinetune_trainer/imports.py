@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -24,7 +25,7 @@ HEAVY: Final = (
     "lorafinetune_trainer.telling.steps",
     "lorafinetune_trainer.publishing",
 )
-UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib", "peft")
+UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib", "peft", "torchvision")
 """Optional for the libraries, useless to us; absent in the image, but a developer's environment may have them."""
 EIGHT_BIT: Final = "bitsandbytes"
 FOR_COMPILING: Final = ("jinja2",)
@@ -86,16 +87,17 @@ def _useless(training: Training) -> list[str]:
 
 
 def _import_all(training: Training) -> None:
+    gc.disable()  # a million objects come, and none goes: each look through them holds up all threads
     try:
         importlib.import_module("torch")
         defer(training)
+        for name in HEAVY:
+            importlib.import_module(name)
     except Exception:  # the main thread meets the same error where it can be told
         return
-    for name in HEAVY:
-        try:
-            importlib.import_module(name)
-        except Exception:  # the same
-            return
+    finally:
+        gc.freeze()  # they stay for good: no later look goes through them
+        gc.enable()
 
 
 def defer(training: Training) -> None:

@@ -141,12 +141,13 @@ def test_this_machine_has_some_memory() -> None:
     assert 2**26 < memory.peak(torch.device("cpu")) <= memory.host()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_state_that_is_not_finite_is_not_put(value: float) -> None:
     """It is looked at before anything is sent: there is no bucket here that could be written to."""
     bucket: Any = None
     checkpoints = Checkpoints(bucket, bucket, config(), "pod")
-    snapshot = Snapshot(3, 3, {"a": torch.zeros(3), "b": torch.tensor([1.0, value]), "c": torch.ones(2).byte()})
+    tensors = {"0": torch.empty(0), "a": torch.zeros(3), "b": torch.tensor([1.0, value]), "c": torch.ones(2).byte()}
+    snapshot = Snapshot(3, 3, tensors)
     with pytest.raises(Failure, match="b of step 3 is not finite, so that step is not saved") as caught:
         checkpoints._put(bucket, snapshot, SaveReason.PERIODIC, Upload(3))
     assert caught.value.reason == "NaNLoss"

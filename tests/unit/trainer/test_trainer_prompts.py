@@ -34,7 +34,7 @@ def encoders() -> Encoders:
         pad_token_id=tokenizers[0].pad_token_id,
     )
     models = CLIPTextModel(config).eval(), CLIPTextModelWithProjection(config).eval()
-    return tuple(TextEncoder(*pair) for pair in zip(tokenizers, models, strict=True))
+    return tuple(TextEncoder(words, 77, model) for words, model in zip(tokenizers, models, strict=True))
 
 
 def one_window(caption: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -97,6 +97,8 @@ def test_large_states_are_split_and_small_ones_are_not() -> None:
     tensors = {f"t{number}": torch.zeros(10_000) for number in range(10)}
     assert len(list(state.split(tensors))) == 1
     assert len(list(state.split(tensors, 120_000))) == 10
+    large = list(state.split({f"t{number}": torch.zeros(1_000_000) for number in range(10)}))
+    assert [len(part.body) <= state.PART_BYTES for part in large] == [True] * 3
 
 
 def test_a_tensor_in_two_parts_is_refused() -> None:

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from lorafinetune.contract import canonical, layout
+from lorafinetune.contract.manifest import File
 from lorafinetune.contract.runconfig import Dataset as Source
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.data import captions, concepts, pictures, place, preflight
@@ -48,6 +49,8 @@ class Image:
     """Upright; nothing where it was not decoded."""
     repeats: int = 1
     """How often an epoch shows it."""
+    made: File | None = None
+    """The object of the conditioning that it is, where the run has made it."""
 
 
 @dataclass(frozen=True, slots=True)

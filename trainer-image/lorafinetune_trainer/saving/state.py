@@ -12,13 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lorafinetune.contract import canonical
-from lorafinetune.contract.layout import MAX_PART_BYTES
+from lorafinetune.contract.exit_codes import ExitCode
+from lorafinetune_trainer.failure import Failure
 
 if TYPE_CHECKING:
     import torch
 
 MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
 """The format's own limit."""
+PART_BYTES: Final = 16 * 1024 * 1024
+"""Size of a state's files, less than what the layout allows: the next ones are made and hashed, and their answers
+awaited, while others are on the link. Few large ones end together, and then the link stands idle."""
 _TYPES: Final = {
     "float32": "F32",
     "float16": "F16",
@@ -107,7 +111,7 @@ def decode(body: bytes | memoryview) -> Tensors:
     return Tensors(found, metadata)
 
 
-def split(tensors: Mapping[str, torch.Tensor], limit: int = MAX_PART_BYTES) -> Iterator[Part]:
+def split(tensors: Mapping[str, torch.Tensor], limit: int = PART_BYTES) -> Iterator[Part]:
     """Yield *tensors* as files of at most *limit* bytes, in the order of their names, made one at a time."""
     margin = 64 * 1024  # room for the header of a part, on top of 256 bytes for each of its names
     batch: dict[str, torch.Tensor] = {}
@@ -140,11 +144,24 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return canonical.sha256(encode({name: tensor.detach().cpu() for name, tensor in tensors.items()}))
 
 
-def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of a tensor that holds NaN or an infinity; None where all are finite."""
-    return next(
-        (name for name, one in tensors.items() if one.is_floating_point() and not bool(one.isfinite().all())), None
-    )
+def check_finite(tensors: Mapping[str, torch.Tensor], step: int) -> None:
+    """Refuse (NaNLoss) tensors of *step* that hold NaN or an infinity: they are nobody's work, and may not be kept."""
+    for name, one in tensors.items():
+        if not _is_finite(one):
+            raise Failure(
+                ExitCode.NOT_FINITE,
+                "NaNLoss",
+                f"{name} of step {step} is not finite, so that step is not saved: lower training.learningRate; the "
+                "checkpoints before it are kept",
+            )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not (tensor.is_floating_point() and tensor.numel()):
+        return True
+    # NaN goes into both, infinities into one. A mask of all elements takes ten times as long, within the notice.
+    low, high = tensor.aminmax()
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def _part_name(number: int) -> str:
