@@ -132,7 +132,7 @@ class Validation:
                     found[step, number] = self._bucket.get(key, limit=MAX_PICTURE_BYTES).body
             if not found:
                 return {}
-            whole = {GRID: grid.sheet(found)}
+            whole = {GRID: grid.sheet(found, self._settings.prompts)}
         except (errors.StorageError, OSError, ValueError) as error:
             self._wires.reporter.note(f"the grid of validation pictures could not be made: {error}")
             whole = {}
