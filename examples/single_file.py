@@ -7,10 +7,10 @@ A model of another shape than SDXL's gets its configs beside it, in ``FILE.safet
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,4 +160,9 @@ def _replaced(name: str, words: Mapping[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    print(write(Path(sys.argv[1]), Path(sys.argv[2])))
+    parser = argparse.ArgumentParser(prog="python -m examples.single_file", description="Write a model as one file.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("file", type=Path, metavar="FILE.safetensors")
+    given = parser.parse_args()
+    made = write(given.folder, given.file)
+    print(f"{given.folder} is in {made} now ({made.stat().st_size / 1e6:.0f} MB): name it in baseModel.source")

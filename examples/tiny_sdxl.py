@@ -8,13 +8,15 @@ the real one. Its weights are a pure function of their names, so every build has
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lorafinetune_trainer import imports
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,7 @@ def build(folder: Path, *, broken: bool = False) -> Path:
 
     With *broken*, the UNet's last layer holds a NaN, so that its loss is NaN from the first step on.
     """
+    imports.quiet()
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
     from transformers.utils import logging
@@ -159,4 +162,8 @@ def _write_index(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(build(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(prog="python -m examples.tiny_sdxl", description="Make a tiny SDXL to try with.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    made = build(parser.parse_args().folder)
+    size = sum(one.stat().st_size for one in made.rglob("*") if one.is_file())
+    print(f"a tiny SDXL of {size / 1e6:.0f} MB, as a diffusers folder, is in {made}: name it in baseModel.source")

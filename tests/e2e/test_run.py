@@ -262,6 +262,7 @@ def test_delete_and_recreate(stage: Stage, home: str) -> None:
     first = wait_for_phase(stage, home, "again", "Succeeded")
     assert first["stepOf"] == "4/4", "two epochs of four images, two in a step"
     assert first["attempts"][0]["generatingUntil"], "class images were made, and it was told"
+    assert "checkpoint" not in first, "its folder is about to go"
     artifact = first["artifact"]["uri"].removeprefix(f"s3://{LORAS}/")
     stage.wait("only the product is left", lambda: stage.status(home, "again").get("pruned"), 30)
     left = {key for key in stage.keys(f"{home}/again-") if not key.startswith(artifact)}

@@ -22,6 +22,7 @@ class Bad(NamedTuple):
 
 MODEL: Final = "must be hf://owner/name"
 PICKLED: Final = "must not be a pickled file (.ckpt, .pt, .pth, .bin)"
+BUCKET: Final = "a bucket's name has 3 to 63 lower-case letters, digits, - and ."
 FOLDER: Final = "must be s3://bucket/prefix/ (in the run's object store) or an absolute folder"
 URI: Final = "must be s3://bucket/prefix/: a bucket name of 3 to 63 lower-case letters, digits, - and ."
 ENDPOINT: Final = "must be the URL of the S3 service, https://host or https://host:port, without user, path or query"
@@ -49,6 +50,10 @@ BAD_PLACES: Final = (
     Bad("VAE in a .pt", {VAE: "/models/vae.pt"}, VAE, PICKLED),
     Bad("base model in a .ckpt on the hub", {SOURCE: "hf://owner/name/sdxl.ckpt"}, SOURCE, PICKLED),
     Bad("folder of a repository on the hub", {SOURCE: "hf://owner/name/unet"}, SOURCE, "one .safetensors file"),
+    Bad("base model in a bucket of one letter", {SOURCE: "s3://a/b/", REVISION: REMOVED}, SOURCE, BUCKET),
+    Bad(
+        "base model with its revision", {SOURCE: "hf://owner/name@main"}, SOURCE, "its revision has a field of its own"
+    ),
     Bad("cache as text", {"spec.baseModel.cache": "yes"}, "spec.baseModel.cache", "must be of type boolean"),
     Bad("base model empty", {SOURCE: ""}, SOURCE, MODEL),
     Bad("base model with a way up", {SOURCE: "/models/../sdxl", REVISION: REMOVED}, SOURCE, "write the path out"),
@@ -93,6 +98,9 @@ BAD_PLACES: Final = (
         "spec.dataset.instancePrompt",
         "holds control characters, which no model reads: remove them",
     ),
+    Bad("dataset in a bucket of one letter", {"spec.dataset.source": "s3://a/b/"}, "spec.dataset.source", BUCKET),
+    Bad("classes in a bucket of one letter", {CLASSES: "s3://a/b/"}, CLASSES, BUCKET),
+    Bad("classes in a bucket in capitals", {CLASSES: "s3://Dogs/"}, CLASSES, BUCKET),
     Bad("classes on the hub", {CLASSES: "hf://me/dogs"}, CLASSES, FOLDER),
     Bad("classes in a relative folder", {CLASSES: "dogs"}, CLASSES, FOLDER),
     Bad("classes among the images", {CLASSES: "s3://training-data/timber/class"}, CLASSES, SIDE),
@@ -116,6 +124,18 @@ BAD_PLACES: Final = (
         {CLASSES: "s3://training-data/dogs/", "spec.dataset.classPrompt": "a dog", "spec.dataset.classImages": 50},
         "spec.dataset.classImages",
         "spec.dataset.classSource says that they are there: remove one of them",
+    ),
+    Bad(
+        "class images kept where none are made",
+        {"spec.dataset.keepClassImages": True},
+        "spec.dataset.keepClassImages",
+        "keeps class images that the run makes, and it makes none: remove it, or set",
+    ),
+    Bad(
+        "class images kept that were there",
+        {CLASSES: "s3://training-data/dogs/", "spec.dataset.keepClassImages": True},
+        "spec.dataset.keepClassImages",
+        "set spec.dataset.classPrompt without classSource",
     ),
     Bad(
         "no class image",
@@ -245,6 +265,7 @@ BAD_POOLS: Final = (
         "must have at most 16 items",
     ),
     Bad("toleration without key", {TOLERATIONS: [{}]}, "spec.tolerations[0].key", "Required value"),
+    Bad("toleration of another case", {TOLERATIONS: [{"key": "A.b/c"}]}, "spec.tolerations[0].key", "in lower case"),
     Bad("toleration of bad key", {TOLERATIONS: [{"key": "a b"}]}, "spec.tolerations[0].key", "must be name or domain"),
     Bad(
         "toleration of any value, and of one",

@@ -205,6 +205,12 @@ BAD_TRAINING: Final = (
         lora={"initFrom": "s3://loras/old/"},
     ),
     training(
+        "LoRA to start from in a bucket of one letter",
+        "a bucket's name has 3 to 63 lower-case letters",
+        "lora.initFrom",
+        lora={"initFrom": "s3://a/b.safetensors"},
+    ),
+    training(
         "LoRA to start from on the hub",
         "must be one .safetensors file",
         "lora.initFrom",
@@ -218,7 +224,7 @@ BAD_TRAINING: Final = (
     ),
     training(
         "LoRA to start from with a way up",
-        "without parts that are . or ..",
+        "no part of a path is empty or holds ? or #, or is . or ..",
         "lora.initFrom",
         lora={"initFrom": "s3://loras/../old.safetensors"},
     ),

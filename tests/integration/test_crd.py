@@ -48,6 +48,7 @@ def test_three_fields_are_enough_and_all_else_is_filled_in(runs: Runs) -> None:
     assert stored == {
         **MINIMAL["spec"],
         "baseModel": {**MINIMAL["spec"]["baseModel"], "cache": True},
+        "dataset": {**MINIMAL["spec"]["dataset"], "keepClassImages": False},
         "training": {
             "resolution": 1024,
             "aspectBuckets": True,
@@ -143,6 +144,7 @@ def test_an_empty_section_of_yaml_is_an_absent_one(runs: Runs) -> None:
             {
                 "spec.dataset.classPrompt": "photo of a dog",
                 "spec.dataset.classImages": 200,
+                "spec.dataset.keepClassImages": True,
                 "spec.training": {"priorLossWeight": 0.5},
             },
             id="class images to make",

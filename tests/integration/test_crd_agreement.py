@@ -44,6 +44,7 @@ RUN_FIELDS = {
     "spec.dataset.classSource": strings,
     "spec.dataset.classPrompt": strings,
     "spec.dataset.classImages": numbers,
+    "spec.dataset.keepClassImages": st.booleans(),
     "spec.training.steps": numbers,
     "spec.training.epochs": numbers,
     "spec.training.optimizer": st.sampled_from(["AdamW", "AdamW8bit", "Prodigy", "Lion"]),

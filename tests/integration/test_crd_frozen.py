@@ -35,6 +35,7 @@ EDITS = [
     Edit("spec.dataset.classPrompt", "photo of a dog"),
     Edit("spec.dataset.classImages", 50, {"spec.dataset.classPrompt": "photo of a dog"}),
     Edit("spec.training.epochs", 3, {"spec.training.steps": REMOVED}),
+    Edit("spec.training.epochs", 4, {"spec.training.steps": REMOVED, "spec.training.epochs": 3}),
     Edit("spec.training.aspectBuckets", False),
     Edit("spec.training.randomCrop", True),
     Edit("spec.training.captions", {"shuffle": True, "keepTokens": 1}),
@@ -84,6 +85,7 @@ ALWAYS = [
     ("spec.checkpoint.keepIntermediate", {"steps": [100]}),
     ("spec.metrics.tensorBoard", True),
     ("spec.validation", {"prompts": ["a dog"]}),
+    ("spec.dataset.keepClassImages", False),
     ("metadata.labels", {"team": "timber"}),
 ]
 
@@ -180,7 +182,7 @@ def test_steps_cannot_be_raised_after_the_end(runs: Runs, stored: Callable[[bool
 
 def test_every_frozen_or_editable_field_is_in_one_of_the_two_tables() -> None:
     """A field that is added to the models must be put on one side, and tested there."""
-    sections = {"baseModel": 5, "dataset": 5, "training": 30, "storage": 6}
+    sections = {"baseModel": 5, "dataset": 6, "training": 30, "storage": 6}
     schema = yaml.safe_load(manifest(RUN_KIND))["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][
         "spec"
     ]

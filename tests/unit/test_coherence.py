@@ -32,7 +32,8 @@ def told(bad: Bad) -> RunConfig | None:
 MISTAKES = [
     (bad, config)
     for bad in (*BAD_PLACES, *BAD_TRAINING)
-    if bad.field.startswith(("spec.training", "spec.dataset.classImages")) and not bad.field.startswith(ELSEWHERE)
+    if bad.field.startswith(("spec.training", "spec.dataset.classImages", "spec.dataset.keep"))
+    and not bad.field.startswith(ELSEWHERE)
     if (config := told(bad)) is not None and "as text" not in bad.mistake
 ]
 
@@ -44,6 +45,31 @@ def test_there_are_mistakes_to_compare() -> None:
 @pytest.mark.parametrize(("bad", "config"), MISTAKES, ids=[bad.mistake for bad, _ in MISTAKES])
 def test_what_the_api_server_refuses_the_trainer_refuses(bad: Bad, config: RunConfig) -> None:
     assert any(bad.field.removeprefix("spec.") in one for one in coherence.contradictions(config)), config.training
+
+
+RATES: dict[str, list[tuple[float, str]]] = {
+    "AdamW": [(1e-7, "low"), (1e-4, ""), (1e-3, ""), (0.01, "high"), (1.0, "refused")],
+    "AdamW8bit": [(1e-4, ""), (0.01, "high"), (1.0, "refused")],
+    "Prodigy": [(1e-4, "refused"), (0.01, "low"), (1.0, ""), (5.0, "high")],
+}
+
+
+@pytest.mark.parametrize(("optimizer", "rate", "said"), [(name, *row) for name, rows in RATES.items() for row in rows])
+@pytest.mark.parametrize("field", ["learningRate", "textEncoderLearningRate"])
+def test_rates_that_cannot_be_meant_are_refused_and_those_that_hardly_can_are_told(
+    field: str, optimizer: str, rate: float, said: str
+) -> None:
+    training = {"optimizer": optimizer, field: rate, "lora": {"textEncoder": True}}
+    spec = LoRAFineTuneSpec.model_validate(changed(FINETUNE, {"spec.training": training})["spec"])
+    config = pods.run_config(RUN, spec, pods.Trainer(image="trainer"))
+    wrong, odd = list(coherence.contradictions(config)), list(coherence.oddities(config))
+    if said == "refused":
+        assert [one.split()[0] for one in wrong] == [f"training.{field}"]
+    else:
+        assert wrong == []
+        assert [one.split(" for ")[0] for one in odd] == (
+            [f"training.{field} {rate:g} is unusually {said}"] if said else []
+        )
 
 
 @pytest.mark.parametrize("manifest", [FINETUNE, MINIMAL], ids=["whole", "minimal"])

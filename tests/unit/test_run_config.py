@@ -31,6 +31,7 @@ FULL: dict[str, Any] = {
         "classSource": "s3://data/dogs/",
         "classPrompt": "photo of a dog",
         "classImages": 12,
+        "keepClassImages": True,
     },
     "training": {
         "epochs": 7,

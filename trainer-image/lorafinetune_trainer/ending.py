@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -35,6 +36,10 @@ FIRST_PHASE: Final = "Starting"
 """The contract's word, known here before the contract has been imported."""
 FLUSH_SECONDS: Final = 5.0
 """Time that the last event has to reach the operator."""
+AGAIN_SECONDS: Final = 1.0
+"""A Ctrl-C counts as a second one only so long after the first signal: tools in between pass one on twice."""
+SAY_SECONDS: Final = 0.5
+"""How long an output that may be stuck is waited for at the end."""
 
 
 class Rescued(NamedTuple):
@@ -110,23 +115,65 @@ class Ending:
             _wait_for_ever()
 
     def _listen(self) -> None:
-        signals.wait()
+        heard = signals.wait()
+        began = time.monotonic()
         self._heard_in = self.standing.phase
         left = self.notice_seconds - min(2.0, 0.1 * self.notice_seconds)
-        deadline = time.monotonic() + left
+        deadline = began + left
         self.noticed.set()
         # Whatever gets stuck (an output that nobody reads, a library), SIGKILL finds nobody.
         last = threading.Timer(left, os._exit, (YIELDED,))
         last.daemon = True
         last.start()
+        threading.Thread(target=self._listen_on, args=(began,), name="ctrl-c", daemon=True).start()
         if self.grace > 0:
+            self._say(lambda: self._plan(heard, deadline))
             time.sleep(min(self.grace, 0.4 * self.notice_seconds))  # the main thread ends the process within it
             self.grace = 0.0
         if not self._decided.acquire(blocking=False):  # the main thread was faster, and has until the deadline
             _wait_for_ever()
-        self._yield(deadline)
+        self._yield(deadline, heard)
 
-    def _yield(self, deadline: float) -> NoReturn:
+    def _listen_on(self, began: float) -> None:
+        """End the process at once when a person presses Ctrl-C again: what has been committed is not touched by it."""
+        while signals.wait() is not signal.SIGINT or time.monotonic() - began < AGAIN_SECONDS:
+            pass
+        step, durable = self.standing.step, self.standing.durable_step
+        saved = f"step {durable} is saved: run the same command to go on from there" if durable else "nothing is saved"
+        message = f"ended at once by a second Ctrl-C; {saved}"
+        self._write_last_words(YIELDED, reason="", message=message, saved="new" if 0 < step <= durable else "none")
+        self._say(lambda: message).join(SAY_SECONDS)
+        _within(SAY_SECONDS, self._clear)
+        os._exit(YIELDED)
+
+    def _plan(self, heard: signal.Signals, deadline: float) -> str:
+        """Return what is being done about the signal *heard*, for people."""
+        step, durable, left = self.standing.step, self.standing.durable_step, deadline - time.monotonic()
+        if self.grace > 0:
+            words = f"the LoRA is about to be published; it is waited for {min(self.grace, left):.0f} s"
+        elif step <= durable:
+            words = f"step {durable} is saved already" if durable else "there is nothing to save yet"
+        else:
+            words = f"saving step {step}, which may take {left:.0f} s at most"
+        if heard is not signal.SIGINT:
+            return f"SIGTERM: {words}"
+        kept = f"with step {durable}, the newest that is saved" if durable else "with nothing saved"
+        return f"Ctrl-C: {words}" + (f"; press Ctrl-C again to end at once {kept}" if step > durable else "")
+
+    def _say(self, words: Callable[[], str]) -> threading.Thread:
+        """Print a sentence in a thread of its own: the output may be stuck, and nothing here waits for it."""
+
+        def say() -> None:
+            if self.reporter is not None:
+                self.reporter.note(words())
+            else:
+                print(words(), file=sys.stderr, flush=True)
+
+        thread = threading.Thread(target=say, name="say", daemon=True)
+        thread.start()
+        return thread
+
+    def _yield(self, deadline: float, heard: signal.Signals) -> NoReturn:
         from lorafinetune.contract.event import EventType, Saved
         from lorafinetune.contract.exit_codes import ExitCode
         from lorafinetune_trainer.failure import Failure, explain
@@ -139,10 +186,12 @@ class Ending:
             except BaseException as error:  # whatever it is, the process ends in order
                 result.append(explain(error))
 
-        rescue = self.rescue
+        rescue, worker = self.rescue, None
         if rescue is not None:
             worker = threading.Thread(target=save, args=(rescue,), name="rescue", daemon=True)
             worker.start()
+        said = self._say(lambda: self._plan(heard, deadline))  # after the saving has begun
+        if worker is not None:
             worker.join(max(0.0, deadline - 1.0 - time.monotonic()))
         code, reason, message = ExitCode.YIELDED, "", ""
         saved = Saved.NONE
@@ -160,6 +209,7 @@ class Ending:
         else:
             message = "there was nothing to save yet"
         self._write_last_words(code, reason=reason, message=message, saved=saved)
+        said.join(SAY_SECONDS)
         if self.reporter is not None and code is ExitCode.YIELDED:
             self.reporter.tell(
                 EventType.YIELDED,
@@ -171,7 +221,7 @@ class Ending:
             )
         self._exit(code, reason=reason, message=message, saved=saved, flush=FLUSH_SECONDS)
 
-    def _write_last_words(self, code: int, *, reason: str, message: str, saved: Saved | None) -> None:
+    def _write_last_words(self, code: int, *, reason: str, message: str, saved: Saved | str | None) -> None:
         words = {
             "exitCode": int(code),
             "step": self.standing.step,
@@ -193,13 +243,14 @@ class Ending:
         self._write_last_words(code, reason=reason, message=message, saved=saved)
         if self.reporter is not None:
             self.reporter.flush(flush)
-        if self.scratch is not None:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
+        self._clear()
+        _within(SAY_SECONDS, _flush)
         # Not sys.exit: threads of torch and a main thread inside one long call would hold the process up.
         os._exit(int(code))
+
+    def _clear(self) -> None:
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def fitted(words: Mapping[str, object]) -> bytes:
@@ -211,6 +262,19 @@ def fitted(words: Mapping[str, object]) -> bytes:
             return body
         # A character takes up to 6 bytes; what is cut is never more than must go, but for a few of them.
         text = text[: -max(1, (len(body) - MAX_TERMINATION_BYTES) // 6)]
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Do *work* in a thread of its own, and wait for it no longer than *seconds*."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
 
 
 def _wait_for_ever() -> NoReturn:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import logging
 import os
 import sys
 import threading
@@ -23,7 +25,7 @@ HEAVY: Final = (
     "lorafinetune_trainer.telling.steps",
     "lorafinetune_trainer.publishing",
 )
-UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib", "peft")
+UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib", "peft", "torchvision")
 """Optional for the libraries, useless to us; absent in the image, but a developer's environment may have them."""
 EIGHT_BIT: Final = "bitsandbytes"
 FOR_COMPILING: Final = ("jinja2",)
@@ -52,8 +54,14 @@ def settle(scratch: str | None) -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
     }.items():
         os.environ.setdefault(name, value)
+    quiet()
     for name in UNUSED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's own way to say: not installed
+
+
+def quiet() -> None:
+    """Have the libraries keep to themselves what they lack and do not need here."""
+    logging.getLogger(EIGHT_BIT).setLevel(logging.ERROR)  # a kernel for 4 bits, which nobody asks for
 
 
 def begin(training: Training) -> threading.Thread:
@@ -79,16 +87,17 @@ def _useless(training: Training) -> list[str]:
 
 
 def _import_all(training: Training) -> None:
+    gc.disable()  # a million objects come, and none goes: each look through them holds up all threads
     try:
         importlib.import_module("torch")
         defer(training)
+        for name in HEAVY:
+            importlib.import_module(name)
     except Exception:  # the main thread meets the same error where it can be told
         return
-    for name in HEAVY:
-        try:
-            importlib.import_module(name)
-        except Exception:  # the same
-            return
+    finally:
+        gc.freeze()  # they stay for good: no later look goes through them
+        gc.enable()
 
 
 def defer(training: Training) -> None:

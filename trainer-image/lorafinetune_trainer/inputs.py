@@ -10,20 +10,19 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorafinetune.contract import canonical
-from lorafinetune.contract.event import EventType, Phase
+from lorafinetune.contract import canonical, coherence
+from lorafinetune.contract.event import MAX_MESSAGE, EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.training import Precision
 from lorafinetune.storage import errors
 from lorafinetune_trainer import fitting, memory, planning
-from lorafinetune_trainer.base import fetching, supply
+from lorafinetune_trainer.base import fetching, parts, supply
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
 from lorafinetune_trainer.conditioning import classimages, latents, prompts, size
 from lorafinetune_trainer.conditioning import pinned as conditioning
-from lorafinetune_trainer.conditioning.objects import Compute
 from lorafinetune_trainer.conditioning.recipe import Recipe
 from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.data import buckets, preflight
@@ -107,6 +106,8 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     remarks = [*planning.check(head.plan, mine), *short] if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
+        model.scheduler(parts.scheduler_config(files), config.training)  # what is wrong with it is told before it costs
+        _judge(wires, dataset, classes, files)
         if config.dataset.makes_class_images:
             digests = [base_model_digest, vae.digest(), files.digest(ENCODERS - {"vae"})]
             classes = classimages.make(wires, files, vae, accelerator.device, digests=digests)
@@ -134,8 +135,8 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
     classes = datasets.scan(asked, wires.open, decoded=decoded, note=note) if asked is not None else None
     if not decoded:
         return dataset, classes
-    summaries, remarks = [], []
-    for found, what, which in ((dataset, "images", ""), (classes, "class images", "dataset.classSource: ")):
+    summaries, remarks = [], list(coherence.oddities(wires.config))
+    for found, what, which in ((dataset, "image", ""), (classes, "class image", "dataset.classSource: ")):
         if found is not None:
             frames = {
                 image.name: buckets.frame(image.size, training.resolution, square=not training.aspect_buckets)
@@ -145,13 +146,32 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
                 raise preflight.refuse(strips)
             summaries.append(preflight.summary(found, frames, what))
             remarks += [which + one for one in (*found.remarks, *preflight.odd_shapes(frames))]
-    for remark in remarks:
-        note(remark)
-    wires.enter(Phase.SCANNING, "; ".join([*summaries, *remarks]))
+    story = "; ".join([*summaries, *remarks])
+    wires.enter(Phase.SCANNING, story)
+    if len(story) > MAX_MESSAGE:  # the event has been cut
+        for remark in remarks:
+            note(remark)
     wanted = size.host_bytes(Recipe(training, "", ""), dataset, classes)
     if lacking := size.short(training, wanted, memory.host()):
         raise lacking
     return dataset, classes
+
+
+def _judge(wires: Wires, dataset: Dataset, classes: Dataset | None, files: Files) -> None:
+    """Refuse captions that are too long, and tell what is odd about others, whether or not their encoders are trained.
+
+    Before class images or latents cost GPU time.
+    """
+    source, pictures, encoders = wires.config.dataset, wires.config.validation, prompts.words(files)
+    images = [*dataset.images, *(classes.images if classes is not None else ())]
+    said = {image.caption: f"the caption of {image.name}" for image in images}
+    fields = {"dataset.instancePrompt": source.instance_prompt, "dataset.classPrompt": source.class_prompt}
+    if pictures is not None:
+        fields |= {f"validation.prompts[{number}]": one for number, one in enumerate(pictures.prompts)}
+        fields["validation.negativePrompt"] = pictures.negative_prompt
+    prompts.check_lengths(encoders, said | {words.strip(): name for name, words in fields.items() if words})
+    for remark in prompts.remarks(encoders, (image.caption for image in dataset.images)):
+        wires.reporter.note(remark)
 
 
 def _condition(
@@ -166,19 +186,6 @@ def _condition(
     config = wires.config
     recipe = Recipe(config.training, vae.digest(), files.digest(ENCODERS - {"vae"}))
     asked = config.validation
-    images = [image for source in (dataset, classes) if source is not None for image in source.images]
-    said = {image.caption: f"the caption of {image.name}" for image in images}
-    prompts_for_all = {"instancePrompt": config.dataset.instance_prompt, "classPrompt": config.dataset.class_prompt}
-    for field, words in prompts_for_all.items():
-        if words is not None and words.strip() in said:
-            said[words.strip()] = f"dataset.{field}"
-
-    def encode_prompts() -> Compute[tuple[str, ...]]:
-        encoders = prompts.load(files, device)
-        prompts.check_lengths(encoders, said)
-        for remark in prompts.remarks(encoders, (image.caption for image in dataset.images)):
-            wires.reporter.note(remark)
-        return prompts.encoder(encoders)
 
     def progress(done: int, total: int) -> None:
         if done == total or done % 10 == 0:
@@ -198,7 +205,7 @@ def _condition(
         classes=classes,
         validation=[*asked.prompts, asked.negative_prompt] if asked is not None else [],
         encode_cuts=lambda: latents.encoder(vae, device, flips=config.training.random_flip),
-        encode_prompts=encode_prompts,
+        encode_prompts=lambda: prompts.encoder(prompts.load(files, device)),
         run_uid=config.run.uid,
         attempt=wires.checkpoints.attempt,
         before_put=wires.checkpoints.before_put,

@@ -21,9 +21,10 @@ from lorafinetune.contract.runconfig import (
     MAX_RUN_CONFIG_BYTES,
     RunConfig,
 )
-from lorafinetune_trainer import attempt, imports
+from lorafinetune_trainer import attempt, imports, places
+from lorafinetune_trainer.complaints import complaints
 from lorafinetune_trainer.ending import Ending
-from lorafinetune_trainer.failure import explain, invalid
+from lorafinetune_trainer.failure import Failure, explain, invalid
 
 
 def main(arguments: Sequence[str], ending: Ending) -> NoReturn:
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str], ending: Ending) -> NoReturn:
         options = _parse(arguments)
         config = read_config(options.config)
         ending.notice_seconds = config.notice_seconds
+        places.make_scratch(config.scratch)
         imports.settle(config.scratch)
         pod_uid = os.environ.get(ENV_POD_UID) or str(uuid.uuid4())
         code = attempt.run(config, attempt.Told(options.attempt, pod_uid, options.resume_from), ending)
@@ -55,7 +57,9 @@ def read_config(path: Path | None) -> RunConfig:
         try:
             text = path.read_text()
         except OSError as error:
-            raise invalid("InvalidConfig", f"the run config cannot be read: {error}") from error
+            raise invalid("InvalidConfig", f"{path} cannot be read ({error.strerror}): correct --config") from error
+        except UnicodeDecodeError as error:
+            raise invalid("InvalidConfig", f"{path} is not UTF-8 text: save it as UTF-8") from error
     else:
         text = os.environ.get(ENV_RUN_CONFIG, "")
         if not text:
@@ -65,12 +69,24 @@ def read_config(path: Path | None) -> RunConfig:
     try:
         config = RunConfig.model_validate_json(text, by_alias=True, by_name=False)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(one) for one in first["loc"]) or "the run config"
-        raise invalid("InvalidConfig", f"{field}: {first['msg']}") from error
-    if wrong := list(coherence.contradictions(config)):
-        raise invalid("InvalidConfig", "; ".join(wrong))
+        raise _refuse(complaints(error), path) from error
+    wrong = list(coherence.contradictions(config))
+    try:
+        _ = config.prefix
+    except ValueError as error:
+        wrong.append(f"storage.uri: {error}")
+    if wrong:
+        raise _refuse(wrong, path)
     return config
+
+
+def _refuse(wrong: Sequence[str], path: Path | None) -> Failure:
+    """Return the failure of a run config that has so much *wrong* with it, one thing a line where it is a file."""
+    if path is None:
+        return invalid("InvalidConfig", "; ".join(wrong))
+    if len(wrong) == 1:
+        return invalid("InvalidConfig", f"{path}: {wrong[0]}")
+    return invalid("InvalidConfig", "\n- ".join([f"{len(wrong)} things are wrong in {path}:", *wrong]))
 
 
 def _positive(text: str) -> int:

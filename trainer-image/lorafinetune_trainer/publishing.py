@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract import layout
@@ -11,6 +13,7 @@ from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import Fenced, HeadLost
 from lorafinetune.storage import errors
 from lorafinetune_trainer import planning
+from lorafinetune_trainer.conditioning import pinned
 from lorafinetune_trainer.product import card, curve, export
 from lorafinetune_trainer.product.intermediate import Intermediate
 from lorafinetune_trainer.product.product import Product
@@ -56,7 +59,9 @@ def publish(
     )
     wires.ending.grace = EXPORT_GRACE
     files = export.files(loop.published(), product, card=written, extra=extra)
-    kept = intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note)
+    kept = chain(
+        intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note), _class_images(wires)
+    )
     provenance = {
         "device": planning.device(),
         **{f"library.{name}": version for name, version in planning.libraries(wires.config.training).items()},
@@ -70,3 +75,10 @@ def publish(
     except (errors.StorageError, Fenced, HeadLost) as error:  # the product is safe; the operator sweeps what is left
         wires.reporter.note(f"left-overs could not be deleted: {error}")
     return ExitCode.FINISHED
+
+
+def _class_images(wires: Wires) -> Iterator[tuple[str, bytes]]:
+    entry = wires.checkpoints.head.conditioning
+    if wires.config.dataset.keep_class_images and entry is not None:
+        for name, body in pinned.made(wires.bucket, entry, wires.reporter.note):
+            yield layout.CLASS + name, body

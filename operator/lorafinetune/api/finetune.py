@@ -41,7 +41,7 @@ class StorageSpec(OpenModel):
             pattern=STORAGE_URI,
             json_schema_extra=worded(
                 "must be s3://bucket/prefix/: a bucket name of 3 to 63 lower-case letters, digits, - and ., and a "
-                "prefix of letters, digits and !_.*'()-",
+                "prefix of letters, digits and !_.*'()-, without empty parts",
                 NO_DOTS,
             ),
         ),

@@ -15,7 +15,13 @@ from lorafinetune.contract.training import Training
 STARTED: Final = "has(oldSelf.status) && has(oldSelf.status.startTime)"
 
 EDITABLE: Final = frozenset(
-    {"baseModel.cache", "baseModel.credentialsSecret", "storage.credentialsSecret", "storage.onDelete"}
+    {
+        "baseModel.cache",
+        "baseModel.credentialsSecret",
+        "dataset.keepClassImages",
+        "storage.credentialsSecret",
+        "storage.onDelete",
+    }
 )
 """Editable at any time although their fellows are not: none changes the mathematics or where the run's objects lie."""
 

@@ -14,7 +14,9 @@ from lorafinetune.contract.model import OpenModel
 DOMAIN = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 KEY = rf"^({DOMAIN}/)?{WORD}$"
-KEY_SENTENCE = "must be name or domain/name, such as nvidia.com/gpu: letters, digits, -, _ and ."
+KEY_SENTENCE = (
+    "must be name or domain/name, such as nvidia.com/gpu: letters, digits, -, _ and ., the domain in lower case"
+)
 PRICE = r"^[0-9]{1,6}([.][0-9]{1,6})?$"
 LabelValue = Annotated[
     str,
@@ -79,7 +81,9 @@ class GPU(OpenModel):
         Field(
             max_length=317,
             pattern=rf"^{DOMAIN}/{WORD}$",
-            json_schema_extra=worded("must be domain/name of the device plugin's resource, such as nvidia.com/gpu"),
+            json_schema_extra=worded(
+                "must be domain/name of the device plugin's resource, such as nvidia.com/gpu: the domain in lower case"
+            ),
         ),
     ] = "nvidia.com/gpu"
     """Name of the extended resource that the device plugin registers."""

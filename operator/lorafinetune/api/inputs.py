@@ -86,6 +86,12 @@ class DatasetSpec(OpenModel):
                 field_path=".classImages",
             ),
             rule(
+                "!self.keepClassImages || (has(self.classPrompt) && !has(self.classSource))",
+                "spec.dataset.keepClassImages keeps class images that the run makes, and it makes none: remove it, or "
+                "set spec.dataset.classPrompt without classSource",
+                field_path=".keepClassImages",
+            ),
+            rule(
                 f"!has(self.classSource) || !({closed('self.classSource')}.startsWith({closed('self.source')}) "
                 f"|| {closed('self.source')}.startsWith({closed('self.classSource')}))",
                 "spec.dataset.classSource and spec.dataset.source are the same place, or one lies inside the other, so "
@@ -109,3 +115,6 @@ class DatasetSpec(OpenModel):
     from it with the base model, once, before it trains."""
     class_images: Annotated[int, Field(ge=1, le=2000)] | None = None
     """How many class images to make. Default: 100, if there is a classPrompt and no classSource."""
+    keep_class_images: bool = False
+    """Publish the class images that the run makes in the folder class/ of the artifact, where another run's classSource
+    may name them. Else they are deleted when the run has succeeded. May be changed while the run lives."""

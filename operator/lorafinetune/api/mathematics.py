@@ -91,7 +91,7 @@ ADAPTER: Final = (
     rule(
         f"!has(self.training.lora.initFrom) || (self.training.lora.initFrom.matches(r'{LORA_SOURCE}') "
         "&& !self.training.lora.initFrom.split('/').exists(part, part == '.' || part == '..'))",
-        f"spec.training.lora.initFrom {LORA_SENTENCE}; without parts that are . or ..",
+        f"spec.training.lora.initFrom {LORA_SENTENCE}, or is . or ..",
         field_path=".training.lora.initFrom",
     ),
 )

@@ -33,18 +33,21 @@ NAME_SENTENCE: Final = (
     "must be the name of a Kubernetes object: lower-case letters, digits, - and ., beginning and ending with a letter "
     "or digit"
 )
+PARTS_SENTENCE: Final = (
+    "a bucket's name has 3 to 63 lower-case letters, digits, - and ., and no part of a path is empty or holds ? or #"
+)
 MODEL_SENTENCE: Final = (
-    "must be hf://owner/name (a diffusers model on the Hugging Face hub), s3://bucket/prefix/ or an absolute folder of "
-    "the trainer's image such as /models/sdxl; or one .safetensors file in one of them, such as "
-    "hf://owner/name/model.safetensors"
+    "must be hf://owner/name (a diffusers model on the Hugging Face hub; its revision has a field of its own), "
+    "s3://bucket/prefix/ or an absolute folder of the trainer's image such as /models/sdxl; or one .safetensors file "
+    f"in one of them, such as hf://owner/name/model.safetensors; {PARTS_SENTENCE}"
 )
 FOLDER_SENTENCE: Final = (
     "must be s3://bucket/prefix/ (in the run's object store) or an absolute folder of the trainer's image such as "
-    "/data/images"
+    f"/data/images; {PARTS_SENTENCE}"
 )
 LORA_SENTENCE: Final = (
     "must be one .safetensors file: s3://bucket/key.safetensors in the run's object store, or an absolute path of the "
-    "trainer's image"
+    f"trainer's image; {PARTS_SENTENCE}"
 )
 
 SecretName = Annotated[str, Field(max_length=253, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]

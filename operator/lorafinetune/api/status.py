@@ -87,7 +87,7 @@ class AttemptStatus(OpenModel):
 
 
 class CheckpointStatus(OpenModel):
-    """The newest checkpoint that the operator knows of."""
+    """The newest checkpoint that the operator knows of: what the next attempt resumes from."""
 
     attempt: Annotated[int, Field(ge=1)]
     """Attempt that committed it."""
@@ -180,7 +180,7 @@ class LoRAFineTuneStatus(OpenModel):
     pool: Annotated[str, Field(max_length=253)] | None = None
     """GPUPool of the newest attempt."""
     checkpoint: CheckpointStatus | None = None
-    """The newest checkpoint."""
+    """The newest checkpoint. Absent once the run has succeeded or is being deleted, for its folder goes then."""
     artifact: ArtifactStatus | None = None
     """The final LoRA, once verified."""
     pruned: bool | None = None

@@ -9,10 +9,24 @@ from collections.abc import Iterator
 from typing import Final
 
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune.contract.training import Optimizer, Prediction, Schedule
+from lorafinetune.contract.training import Optimizer, Prediction, Schedule, Training
 
 LARGEST_ADAMW_RATE: Final = 0.1
 SMALLEST_PRODIGY_RATE: Final = 0.01
+USUAL_ADAMW_RATES: Final = (1e-6, 2e-3)
+USUAL_PRODIGY_RATES: Final = (0.1, 2.0)
+
+
+def oddities(config: RunConfig) -> Iterator[str]:
+    """Yield a sentence for each thing in *config* that can be meant, and is more often a slip."""
+    training = config.training
+    prodigy = training.optimizer is Optimizer.PRODIGY
+    low, high = USUAL_PRODIGY_RATES if prodigy else USUAL_ADAMW_RATES
+    usual = "1 is usual, for it finds the rate itself" if prodigy else "0.00005 to 0.001 is usual"
+    for name, rate in _rates(training):
+        if not low <= rate <= high:
+            word = "high" if rate > high else "low"
+            yield f"training.{name} {rate:g} is unusually {word} for {training.optimizer}: {usual}"
 
 
 def contradictions(config: RunConfig) -> Iterator[str]:
@@ -23,12 +37,7 @@ def contradictions(config: RunConfig) -> Iterator[str]:
         yield "training.epochs and training.steps both say how long to train: remove one of them"
     if training.steps is not None and training.warmup_steps > training.steps:
         yield "training.warmupSteps is more than training.steps: choose less, usually a tenth of steps"
-    for name, rate in (
-        ("learningRate", training.learning_rate),
-        ("textEncoderLearningRate", training.text_encoder_learning_rate),
-    ):
-        if rate is None:
-            continue
+    for name, rate in _rates(training):
         if training.optimizer is not Optimizer.PRODIGY and rate > LARGEST_ADAMW_RATE:
             yield (
                 f"training.{name} is more than {LARGEST_ADAMW_RATE}, with which AdamW learns nothing but noise: "
@@ -56,5 +65,16 @@ def contradictions(config: RunConfig) -> Iterator[str]:
         yield "training.textEncoderLearningRate only goes with training.lora.textEncoder: remove it, or set that true"
     if dataset.class_images is not None and dataset.class_source is not None:
         yield "dataset.classImages says how many to make, and dataset.classSource has them: remove one of them"
+    if dataset.keep_class_images and not dataset.makes_class_images:
+        yield "dataset.keepClassImages keeps images that a run makes, and this one makes none: remove it"
     if dataset.class_images is not None and dataset.class_prompt is None:
         yield "dataset.classImages needs dataset.classPrompt, from which they are made: set it, or remove classImages"
+
+
+def _rates(training: Training) -> list[tuple[str, float]]:
+    """Return the learning rates that were given, by the names of their fields."""
+    found = (
+        ("learningRate", training.learning_rate),
+        ("textEncoderLearningRate", training.text_encoder_learning_rate),
+    )
+    return [(name, rate) for name, rate in found if rate is not None]

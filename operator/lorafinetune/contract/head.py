@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lorafinetune.contract import layout
 from lorafinetune.contract.manifest import Sha256
-from lorafinetune.contract.model import OpenModel
+from lorafinetune.contract.model import CarriedModel
 from lorafinetune.contract.plan import Plan
 
 MIN_KEEP = 2
@@ -27,7 +27,7 @@ class HeadLost(Exception):  # noqa: N818
     """A head that was there is gone. Only the operator may rebuild it."""
 
 
-class CheckpointEntry(OpenModel):
+class CheckpointEntry(CarriedModel):
     """One checkpoint that counts, as the head names it."""
 
     attempt: Annotated[int, Field(ge=1)]
@@ -47,7 +47,7 @@ class CheckpointEntry(OpenModel):
         return f"{self.attempt}-{self.step}"
 
 
-class ConditioningEntry(OpenModel):
+class ConditioningEntry(CarriedModel):
     """The pinned latents and embeddings: no zombie and no other GPU can change them."""
 
     manifest: str
@@ -55,7 +55,7 @@ class ConditioningEntry(OpenModel):
     manifest_sha256: Sha256
 
 
-class ArtifactEntry(OpenModel):
+class ArtifactEntry(CarriedModel):
     """The final LoRA, as the head names it."""
 
     attempt: Annotated[int, Field(ge=1)]
@@ -69,7 +69,7 @@ class ArtifactEntry(OpenModel):
         return layout.artifact(self.attempt)
 
 
-class Head(OpenModel):
+class Head(CarriedModel):
     """Which attempt may commit, and what counts. A tombstone names attempt and nothing else."""
 
     version: Literal[1] = 1

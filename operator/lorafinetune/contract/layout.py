@@ -18,6 +18,8 @@ SAMPLES: Final = "samples/"
 """Validation pictures."""
 METRICS: Final = "metrics/"
 """JSON lines of the steps, and TensorBoard files."""
+CLASS: Final = "class/"
+"""In the artifact's folder: class images that the run made."""
 MANIFEST: Final = "manifest.json"
 
 LORA: Final = "pytorch_lora_weights.safetensors"

@@ -29,3 +29,9 @@ class OpenModel(Model):
     """A value that a newer writer may have given more members: they are ignored, so that versions can be mixed."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+class CarriedModel(Model):
+    """A value that is read, changed and written back: members that a newer writer gave it go with it, unread."""
+
+    model_config = ConfigDict(extra="allow")

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from lorafinetune.contract.manifest import Sha256
-from lorafinetune.contract.model import OpenModel
+from lorafinetune.contract.model import CarriedModel
 from lorafinetune.contract.training import MAX_STEPS
 
 
-class Plan(OpenModel):
+class Plan(CarriedModel):
     """The numeric identity of a run. An attempt that cannot keep to it must not train on silently."""
 
     config_digest: Sha256

@@ -36,12 +36,16 @@ CLASS_IMAGES: Final = 100
 Mathematics = dict[str, str | int | float | bool | None]
 
 
+RunName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")]
+"""Part of the run's prefix. Kubernetes is stricter."""
+
+
 class Run(Model):
     """Which run this is."""
 
-    namespace: str = "default"
-    name: str
-    uid: str
+    namespace: RunName = "default"
+    name: RunName
+    uid: Annotated[RunName, Field(max_length=64)]
 
 
 class BaseModelSource(Model):
@@ -73,6 +77,8 @@ class Dataset(Model):
     """The caption of class images without one, and the prompt of those that are made."""
     class_images: Annotated[int, Field(ge=1, le=2000)] | None = None
     """How many class images to make with the base model, where ``class_source`` is absent."""
+    keep_class_images: bool = False
+    """Whether those are published with the artifact."""
 
     @property
     def makes_class_images(self) -> int:
@@ -107,18 +113,25 @@ class Validation(Model):
     """Pictures that show how the training goes, and are no part of its mathematics."""
 
     prompts: Annotated[list[str], Field(min_length=1, max_length=8)]
+    """What to make pictures of: one picture for each prompt in each row."""
     negative_prompt: str = ""
+    """What the pictures should not show."""
     every_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 100
-    """Steps between two rows of pictures; the last step always has one."""
+    """Optimizer steps between two rows of pictures; the last step always has one. At most 64 rows."""
     inference_steps: Annotated[int, Field(ge=1, le=100)] = 25
+    """Denoising steps of one picture."""
     guidance: Annotated[float, Field(ge=1, le=30)] = 5.0
+    """How closely a picture follows its prompt."""
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
+    """The noise that pictures begin with follows from this number and the prompt's place: each row begins alike."""
 
 
 class Metrics(Model):
     """What is written down besides events. JSON lines always are."""
 
     tensor_board: bool = False
+    """Write TensorBoard files too: loss, learning rate, gradient norm, speed and memory over all attempts. The same
+    figures always stand as JSON lines beside the artifact."""
 
 
 class Storage(Model):
@@ -173,8 +186,8 @@ class RunConfig(Model):
     def mathematics(self) -> Mathematics:
         """Return the fields that change the LoRA's bytes, flattened; not cadence, keep, names and places.
 
-        ``steps`` belongs to them only where the schedule looks at the end. Fields that are absent, or have no effect
-        beside the others, are left out.
+        ``steps`` belongs to them only where the schedule looks at the end, for elsewhere it may be raised. Fields that
+        are absent, or have no effect beside the others, are left out.
         """
         training = self.training
         found: Mathematics = {}
@@ -185,7 +198,7 @@ class RunConfig(Model):
         found["training.imagesPerStep"] = training.images_per_step
         idle = {"training.microBatch", "training.lora.initFrom", "training.compile"}  # the plan has what became of them
         if not training.looks_at_the_end:
-            idle |= {"training.steps", "training.epochs"}
+            idle.add("training.steps")
         if not training.lora.text_encoder:
             idle.add("training.textEncoderLearningRate")
         if training.schedule is not Schedule.COSINE_WITH_RESTARTS:

@@ -211,7 +211,9 @@ def _progressed(status: LoRAFineTuneStatus, seen: Observation) -> LoRAFineTuneSt
         **stepped(step, steps),
         "eta": None,
     }
-    if checkpoint is not None and (stored is None or checkpoint.id != stored.id):
+    if seen.run.deleting_since is not None:
+        changes["checkpoint"] = None  # its folder goes
+    elif checkpoint is not None and (stored is None or checkpoint.id != stored.id):
         place = layout.run_prefix(seen.spec.storage.uri, seen.run.namespace, seen.run.name, seen.run.uid)
         changes["checkpoint"] = CheckpointStatus(
             attempt=checkpoint.attempt,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lorafinetune.api.status import AttemptStatus
-from lorafinetune.engine.classify import PREEMPTIONS, Cause
+from lorafinetune.engine.classify import NAN_LOSS, PREEMPTIONS, Cause
 from lorafinetune.engine.times import instant
 
 TRAINING_ERRORS: Final = 1
@@ -18,7 +18,7 @@ FIRST_PAUSE: Final = 5.0
 MAX_PAUSE: Final = 300.0
 STILLBORN: Final = 10.0
 """Seconds below which a preempted attempt counts as never having lived: the next one waits a little."""
-HOPELESS: Final = frozenset({"NaNLoss"})
+HOPELESS: Final = frozenset({NAN_LOSS})
 """Training errors that come again in every attempt, since an attempt is a function of its checkpoint."""
 
 

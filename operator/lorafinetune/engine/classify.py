@@ -24,6 +24,14 @@ LOST_AFTER: Final = 10.0
 STORAGE_REASONS: Final = frozenset({"AccessDenied", "BucketMissing", "StorageUnreachable"})
 """What the bucket may say in the middle of a run: keys expire and buckets go, and come back."""
 HEAD_LOST: Final = "HeadLost"
+NAN_LOSS: Final = "NaNLoss"
+
+_PLACES: Final = {
+    ExitCode.DISK_FULL: ("DiskFull", "a disk of the node is full"),
+    ExitCode.STORAGE_UNREACHABLE: ("StorageUnreachable", "the bucket did not answer"),
+    ExitCode.STORAGE_REFUSED: ("AccessDenied", "the bucket denied access, or is gone"),
+}
+"""Codes that speak of a place and not of the run: reason and words, where the trainer left none."""
 
 _SHUTDOWN: Final = {"Terminated", "Shutdown", "NodeShutdown", "Preempting", "NodeLost"}
 _REJECTED: Final = {"NodeAffinity", "UnexpectedAdmissionError"}
@@ -74,27 +82,25 @@ def classify(
     now: float,
 ) -> Ending | Hold:
     """Say why the ended *pod* ended. *node* is None when the node object is gone (or the pod was never bound)."""
-    words = pod.termination.message if pod.termination else ""
+    told, words = _last_words(pod, progress)
     saved = _saved(pod, progress)
     if pod.exit_code == ExitCode.FINISHED or (progress and progress.artifact and progress.attempt == pod.attempt):
         return Ending(Cause.FINISHED, "Finished", "the trainer has published its artifact")
     if pod.exit_code == ExitCode.INVALID:
-        reason = (
-            (pod.termination.reason if pod.termination else "") or (progress.reason if progress else "") or "Invalid"
-        )
-        cause = Cause.INFRASTRUCTURE if reason in STORAGE_REASONS else Cause.INVALID
-        return Ending(cause, reason, words or (progress.message if progress else "") or "the input cannot work")
+        return Ending(Cause.INVALID, told or "Invalid", words or "the input cannot work")
     if pod.container_reason == "OOMKilled" or pod.exit_code == ExitCode.OUT_OF_MEMORY:
         advice = (
             "set training.gradientCheckpointing: true, lower training.batchSize or training.resolution, "
             "or choose a pool with more memory"
         )
         return Ending(Cause.OUT_OF_MEMORY, "OutOfMemory", f"{words or 'memory ran out'}; {advice}")
-    if pod.exit_code == ExitCode.FAILED and pod.termination is not None and pod.termination.reason:
-        return Ending(Cause.ERROR, pod.termination.reason, words)
+    if pod.exit_code == ExitCode.NOT_FINITE:
+        advice = "loss or gradient stayed NaN or infinite: lower training.learningRate; see the trainer's log"
+        return Ending(Cause.ERROR, NAN_LOSS, words or advice)
+    if pod.exit_code == ExitCode.FAILED and told:
+        return Ending(Cause.ERROR, told, words)
     if pod.exit_code == ExitCode.FENCED:
-        reason = (pod.termination.reason if pod.termination else "") or "Fenced"
-        return Ending(Cause.FENCED, reason, words or "another attempt holds the head")
+        return Ending(Cause.FENCED, told or "Fenced", words or "another attempt holds the head")
     if suspended and pod.deleting:
         return Ending(Cause.SUSPENDED, "Suspended", f"suspended by the user{saved}")
     if pod.disruption:
@@ -115,8 +121,9 @@ def classify(
         return Ending(Cause.PREEMPTED, "NodeGone", f"{pod.node} {'is gone' if node is None else 'is not ready'}{saved}")
     if pod.exit_code == ExitCode.YIELDED or pod.deleting:
         return Ending(Cause.PREEMPTED, "Deleted" if pod.deleting else "Yielded", f"the pod was asked to stop{saved}")
-    if pod.exit_code == ExitCode.STORAGE_UNREACHABLE:
-        return Ending(Cause.INFRASTRUCTURE, "StorageUnreachable", words or "the bucket did not answer")
+    if pod.exit_code in _PLACES:
+        reason, what = _PLACES[ExitCode(pod.exit_code)]
+        return Ending(Cause.INFRASTRUCTURE, told or reason, words or what)
     if pod.exit_code in _SIGNALS or pod.exit_code is None:
         waited = now - (pod.ended if pod.ended is not None else now)
         if -LATE_EVIDENCE < waited < LATE_EVIDENCE:  # else the node's clock is too far ahead to measure by
@@ -159,6 +166,14 @@ def is_lost(pod: PodSeen, node: NodeSeen | None, *, progress: Progress | None, n
     return Ending(
         Cause.NODE_LOST, "NodeNotReady", f"{pod.node} has been silent for {now - since:.0f} s, and so is its trainer"
     )
+
+
+def _last_words(pod: PodSeen, progress: Progress | None) -> tuple[str, str]:
+    """Return reason and message of the trainer itself: of its termination message, else of its last event."""
+    reason, message = (pod.termination.reason, pod.termination.message) if pod.termination else ("", "")
+    if not reason and progress is not None and progress.attempt == pod.attempt:
+        return progress.reason, message or progress.message
+    return reason, message
 
 
 def _saved(pod: PodSeen, progress: Progress | None) -> str:

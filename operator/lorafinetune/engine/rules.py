@@ -60,7 +60,7 @@ def finished(now: Settled) -> Decision | None:
     if now.status.pruned:
         return conclude(now, "Succeeded", "", "", keep_conditions=True, actions=first_read(now))
     if seen.storage.pruned is not None and seen.storage.pruned.done:
-        status = now.status.model_copy(update={"pruned": True, "checkpoint": None})
+        status = now.status.model_copy(update={"pruned": True})
         return conclude(now, "Succeeded", "", "", status=status, keep_conditions=True)
     retry = seen.storage.pruned is None or seen.now - seen.storage.pruned.time >= RETRY_STORAGE
     actions = [StartJob(Job.PRUNE)] if retry else []
@@ -105,6 +105,7 @@ def verifying(now: Settled) -> Decision | None:
         status = now.status.model_copy(
             update={
                 "artifact": found.artifact,
+                "checkpoint": None,  # its folder goes as soon as this is stored
                 "completion_time": stamp(seen.now),
                 "eta": None,
                 **stepped(steps, steps),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from lorafinetune.contract.event import Termination
+from lorafinetune.contract.event import EventType, Termination
 from lorafinetune.engine.notices import notice
 from lorafinetune.engine.observation import NodeSeen, PodSeen, RunSeen
 from lorafinetune.engine.times import instant
@@ -114,11 +116,23 @@ def _last_change(pod: Object) -> float:
 
 
 def _last_words(ended: Object) -> Termination | None:
-    """Return the trainer's termination message; where a crash left log lines instead, the last of them."""
+    """Return the trainer's termination message; where a crash left log lines instead, what the last of them says.
+
+    One that was cut off in the middle says nothing; of a newer trainer's, reason and message count.
+    """
     text = (ended.get("message") or "").strip()
     if not text:
         return None
-    try:
+    with contextlib.suppress(ValidationError):
         return Termination.model_validate_json(text)
-    except ValidationError:
-        return Termination(exit_code=ended.get("exitCode", 1), message=text.splitlines()[-1][:1024])
+    line = text.splitlines()[-1]
+    reason, message = "", line
+    if line.startswith("{"):
+        try:
+            said = json.loads(line)
+        except ValueError:
+            return None
+        if said.get("type", EventType.FAILED) != EventType.FAILED:
+            return None
+        reason, message = (str(said.get(name) or "") for name in ("reason", "message"))
+    return Termination(exit_code=ended.get("exitCode", 1), reason=reason[:64], message=message[:1024])

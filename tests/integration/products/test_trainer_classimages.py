@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from lorafinetune.contract import layout
+from lorafinetune.contract.manifest import Manifest
 from tests.integration.trainer.process import LIMIT, Run, Trainers
 
 ASKED = {"classPrompt": "a photo of a dog", "classImages": 2}
@@ -55,7 +56,20 @@ def test_class_images_are_made_once(trainers: Trainers, name: str) -> None:
     assert not told(run)
     assert not kept(run)
 
-    whole = trainers.run(f"{name}-whole", dataset=ASKED, training={"steps": 3})
+    whole = trainers.run(f"{name}-whole", dataset={**ASKED, "keepClassImages": True}, training={"steps": 3})
     whole.finish()
     assert kept(whole) == images
     assert run.file() == whole.file()
+    # Published only where that was asked for; a next run takes them for its own.
+    published = [[one.key for one in each.bucket.walk("artifacts/") if "/class/" in one.key] for each in (run, whole)]
+    assert published == [[], [f"artifacts/1/class/class-{number:05}.png" for number in range(2)]]
+    assert sorted(whole.bucket.get(key).body for key in published[1]) == sorted(images.values())
+    manifest = Manifest.model_validate_json(whole.file("manifest.json"))
+    assert {"class/class-00000.png", "class/class-00001.png"} <= {file.name for file in manifest.files}
+    place = whole.bucket.uri("artifacts/1/class/")
+    again = trainers.run(
+        f"{name}-again", dataset={"classSource": place, "classPrompt": ASKED["classPrompt"]}, training={"steps": 3}
+    )
+    again.finish()
+    assert not told(again)
+    assert any("2 class images" in str(one.get("message")) for one in again.attempts[-1].of_type("progress"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import signal
 import struct
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +91,35 @@ def test_a_terminal_shows_one_bar(trainers: Trainers, name: str) -> None:
     assert any("loss " in one.string for one in training)
     assert [one[3] for one in bars if one[1] == "Validating"][-1] == "1"
     assert not screen.bars, "the bar stays behind the end"
-    assert any(line.startswith("checkpoint: step 2") for line in screen.lines)
-    assert any(line.startswith("finished: step 6") for line in screen.lines)
+    assert any(line == "checkpoint at step 2" for line in screen.lines)
+    assert any(line.startswith("finished at step 6: the LoRA is at s3://") for line in screen.lines)
     assert not [line for line in screen.lines if line.startswith("{")]
+
+
+def test_ctrl_c_on_a_terminal(trainers: Trainers, name: str) -> None:
+    master, slave = os.openpty()
+    pieces: list[str] = []
+    run = trainers.run(name, training={"steps": 5000}, checkpoint={"everySteps": 5000})
+    attempt = trainers.start(run.config, [], terminal=Path(os.ttyname(slave)))
+    reader = threading.Thread(target=lambda: pieces.extend(written(master)))
+    reader.start()
+    deadline = time.monotonic() + LIMIT
+    while not any("loss" in piece for piece in pieces):
+        assert time.monotonic() < deadline, "".join(pieces)[-2000:]
+        time.sleep(0.01)
+    attempt.kill(signal.SIGINT)
+    assert attempt.end() == 75
+    os.close(slave)
+    reader.join(LIMIT)
+    os.close(master)
+
+    screen = Screen()
+    for piece in pieces:
+        screen.write(piece)
+    assert run.head.newest is not None
+    step = run.head.newest.step
+    shown = [line for line in screen.lines if line]
+    plan = [line for line in shown if line.startswith("Ctrl-C: ")]
+    assert len(plan) == 1
+    assert re.match(rf"Ctrl-C: (saving step ({step}|{step - 1}), which may take |step {step} is saved)", plan[0])
+    assert shown[-1] == f"step {step} is saved: run the same command to go on from there"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import importlib
 import json
 import multiprocessing
 import os
@@ -45,6 +46,8 @@ PRELOADED = [
     "lorafinetune_trainer.main",
     "tests.integration.trainer.preloaded",
 ]
+CONSTANTS = "TEST_CONSTANTS"
+"""Variable of a forked trainer's environment: JSON, other values for constants of modules, so that waits are short."""
 LIMIT = 90.0
 PIPE_BYTES = 4096
 
@@ -89,6 +92,9 @@ def _become_trainer(arguments: list[str], environment: dict[str, str], output: s
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.environ.update(environment)
+    for place, value in json.loads(os.environ.pop(CONSTANTS, "{}")).items():
+        module, _, constant = place.rpartition(".")
+        setattr(importlib.import_module(module), constant, value)
     sys.argv[:] = ["lorafinetune_trainer", *arguments]
     runpy.run_module("lorafinetune_trainer", run_name="__main__")
 

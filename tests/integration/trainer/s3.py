@@ -31,6 +31,8 @@ class Access:
     key_id: str
     secret_key: str
     credentials: Path
+    data: Path
+    """The server's own folder, with one for each bucket."""
 
     def bucket(self, uri: str) -> Bucket:
         """Open a place."""
@@ -44,6 +46,20 @@ class Access:
         self._client().create_bucket(Bucket=name)
         self._client().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
         return f"s3://{name}/"
+
+    def make_bucket(self) -> str:
+        """Make a bucket, and return its name."""
+        name = f"bucket-{secrets.token_hex(4)}"
+        self._client().create_bucket(Bucket=name)
+        return name
+
+    @contextlib.contextmanager
+    def without(self, bucket: str) -> Iterator[None]:
+        """Take a bucket away, with all that it holds, and bring it back at the end of the block."""
+        away = self.data.parent / f"{bucket}-away"
+        (self.data / bucket).rename(away)
+        yield
+        away.rename(self.data / bucket)
 
     def versions(self, bucket: Bucket) -> list[str]:
         """List the keys of all versions and delete markers of a place."""
@@ -96,7 +112,7 @@ def serve(directory: Path) -> Iterator[Access]:
     os.close(status_write)
     try:
         _wait_for(port)
-        yield Access(f"http://127.0.0.1:{port}", key_id, secret_key, credentials)
+        yield Access(f"http://127.0.0.1:{port}", key_id, secret_key, credentials, data)
     finally:
         assert keeper.stdin is not None
         keeper.stdin.close()  # the keeper kills the server when this closes

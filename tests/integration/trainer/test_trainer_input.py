@@ -65,17 +65,21 @@ def test_a_wrong_base_model(what: str, trainers: Trainers, tiny_model: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "code", "words"),
     [
-        ("/no/such/folder", "not a folder of this machine"),
-        ("s3://loras/nothing-here/", "nothing lies at"),
-        ("s3://no-such-bucket/model/", "no-such-bucket"),
-        ("hf://not a name/", "does not exist on the hub"),
+        ("/no/such/folder", 78, "not a folder of this machine"),
+        ("s3://loras/nothing-here/", 78, "nothing lies at"),
+        (
+            "s3://no-such-bucket/model/",
+            77,
+            "baseModel.source s3://no-such-bucket/model/: bucket 'no-such-bucket' does not",
+        ),
+        ("hf://not a name/", 78, "does not exist on the hub"),
     ],
 )
-def test_a_base_model_that_is_not_there(source: str, words: str, trainers: Trainers, name: str) -> None:
+def test_a_base_model_that_is_not_there(source: str, code: int, words: str, trainers: Trainers, name: str) -> None:
     attempt = trainers.run(name, baseModel={"source": source}).start()
-    assert attempt.end() == 78, attempt.tail()
+    assert attempt.end() == code, attempt.tail()
     assert words in attempt.last_words.message
 
 
@@ -103,7 +107,7 @@ def test_a_loss_that_stays_nan(trainers: Trainers, tiny_model: Path, tmp_path: P
     in_preloaded(_put_nan, str(model), "unet")
     run = trainers.run(name, baseModel={"source": str(model)}, training={"steps": 100})
     attempt = run.start()
-    assert attempt.end() == 1, attempt.tail()
+    assert attempt.end() == 72, attempt.tail()
     assert attempt.last_words.reason == "NaNLoss"
     assert attempt.last_words.step == 10
     assert "training.learningRate" in attempt.last_words.message
@@ -118,7 +122,7 @@ def test_a_run_of_few_steps_that_are_all_nan_publishes_nothing(
     run = trainers.run(name, baseModel={"source": str(model)}, training={"steps": 3})
     for _ in range(2):  # the second attempt finds nothing left to do
         attempt = run.start()
-        assert attempt.end() == 1, attempt.tail()
+        assert attempt.end() == 72, attempt.tail()
         assert attempt.last_words.reason == "NaNLoss"
         assert "in 3 steps in a row, up to step 3" in attempt.last_words.message
     assert run.head.artifact is None
@@ -173,9 +177,19 @@ def test_a_run_config_that_is_wrong(trainers: Trainers, name: str) -> None:
     ("changes", "reason", "words"),
     [
         ({"dataset": {"instancePrompt": "dog " * 1100}}, "CaptionTooLong", "dataset.instancePrompt takes "),
+        (
+            {"dataset": {"instancePrompt": "dog " * 1100}, "training": {"lora": {"rank": 4, "textEncoder": True}}},
+            "CaptionTooLong",
+            "dataset.instancePrompt takes ",
+        ),
+        (
+            {"validation": {"prompts": ["a dog", "dog " * 1100]}},
+            "CaptionTooLong",
+            "validation.prompts[1] takes ",
+        ),
         ({"training": {"steps": None, "epochs": 1, "warmupSteps": 9}}, "InvalidConfig", "training.warmupSteps is 9"),
     ],
-    ids=["prompt", "warm-up"],
+    ids=["prompt", "prompt of trained encoders", "picture", "warm-up"],
 )
 def test_a_field_that_only_the_images_show_to_be_wrong_is_named(
     changes: dict[str, object], reason: str, words: str, trainers: Trainers, name: str
@@ -210,6 +224,7 @@ def test_other_inputs_than_the_run_began_with(
         assert words in attempt.last_words.message
 
     refused("training.learningRate was 0.001, now 0.1", training=training.model_copy(update={"learning_rate": 0.1}))
+    refused("training.epochs was None, now 7", training=training.model_copy(update={"steps": None, "epochs": 7}))
     refused("but step", training=training.model_copy(update={"steps": 1}))
     (data / "coffee.txt").write_text("a picture of a dog")
     refused("the images or captions of dataset.source have changed")

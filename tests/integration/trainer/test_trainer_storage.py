@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lorafinetune.contract.runconfig import Storage
 from lorafinetune.storage import collect
 from lorafinetune.storage import head as stored
 from tests.integration.trainer.faults import Fault, Kind, proxy
-from tests.integration.trainer.process import Run, Trainers
+from tests.integration.trainer.process import CONSTANTS, Run, Trainers
 from tests.integration.trainer.s3 import BUCKET
 
 
@@ -301,7 +302,8 @@ def test_checkpoints_that_cannot_be_deleted_stop_nothing(trainers: Trainers, ref
 def test_storage_that_stops_answering_ends_it_in_time(trainers: Trainers, name: str) -> None:
     with proxy(trainers.s3.endpoint) as between:
         run = trainers.run(name, storage={"endpoint": between.endpoint}, training={"steps": 5000})
-        attempt = run.start()
+        patience = json.dumps({"lorafinetune_trainer.saving.saver.PATIENCE": 1.0})
+        attempt = trainers.start(run.config, [], environment={CONSTANTS: patience})
         attempt.wait_for_checkpoint(2)
         between.faults = [Fault(Kind.DROP, method, times=10_000) for method in ("PUT", "GET", "HEAD", "POST")]
         assert attempt.end(80) == 74
@@ -350,9 +352,9 @@ def test_a_storage_answer_says_what_is_wrong(trainers: Trainers, name: str, tmp_
     for key, value in (("AWS_ACCESS_KEY_ID", trainers.s3.key_id), ("AWS_SECRET_ACCESS_KEY", "not-the-key")):
         (tmp_path / key).write_text(value)
     cases = {
-        "BucketMissing": ({"uri": "s3://no-such-bucket/"}, 78, "no-such-bucket"),
-        "AccessDenied": ({"credentials": str(tmp_path)}, 78, "Secret"),
-        "InvalidCredentials": ({"credentials": str(tmp_path / "none")}, 78, "storage.credentialsSecret"),
+        "BucketMissing": ({"uri": "s3://no-such-bucket/"}, 77, "no-such-bucket"),
+        "AccessDenied": ({"credentials": str(tmp_path)}, 77, "Secret"),
+        "InvalidCredentials": ({"credentials": str(tmp_path / "none")}, 78, "storage.credentials"),
         "InvalidConfig": ({"uri": "loras/"}, 78, "storage.uri"),
     }
     for reason, (storage, code, word) in cases.items():

@@ -5,6 +5,7 @@
 import pytest
 
 from lorafinetune.contract.event import Saved, Termination
+from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ArtifactEntry
 from lorafinetune.engine.classify import Cause, Ending, Hold, classify, classify_vanished, is_lost
 from lorafinetune.engine.observation import NodeSeen
@@ -49,9 +50,20 @@ ROWS = [
     ("fenced", ended(exit_code=76), HEALTHY, Cause.FENCED, ""),
     ("invalid", ended(exit_code=78, termination=Termination(exit_code=78, reason="EmptyDataset", message="no image")), HEALTHY, Cause.INVALID, "no image"),
     ("invalid while the node goes", ended(exit_code=78, disruption="EvictionByEvictionAPI"), NOTICED, Cause.INVALID, ""),
+    ("invalid, without a word", ended(exit_code=78), HEALTHY, Cause.INVALID, "cannot work"),
     ("storage away", ended(exit_code=74), HEALTHY, Cause.INFRASTRUCTURE, "bucket"),
-    ("training error", ended(exit_code=1, termination=Termination(exit_code=1, reason="NaNLoss", message="lower the rate")), HEALTHY, Cause.ERROR, "lower"),
-    ("training error while the node goes", ended(exit_code=1, disruption="X", termination=Termination(exit_code=1, reason="NaNLoss")), NOTICED, Cause.ERROR, ""),
+    ("storage away while the node goes", ended(exit_code=74), NOTICED, Cause.PREEMPTED, ""),
+    ("hub away", ended(exit_code=74, termination=Termination(exit_code=74, reason="HubUnreachable", message="the hub")), HEALTHY, Cause.INFRASTRUCTURE, "the hub"),
+    ("keys expired", ended(exit_code=77, termination=Termination(exit_code=77, reason="AccessDenied", message="check the keys")), HEALTHY, Cause.INFRASTRUCTURE, "check"),
+    ("bucket refuses, without a word", ended(exit_code=77), HEALTHY, Cause.INFRASTRUCTURE, "denied"),
+    ("disk full", ended(exit_code=73, termination=Termination(exit_code=73, reason="DiskFull", message="needs 7 GB")), HEALTHY, Cause.INFRASTRUCTURE, "7 GB"),
+    ("disk full, without a word", ended(exit_code=73), HEALTHY, Cause.INFRASTRUCTURE, "disk"),
+    ("disk full while the node goes", ended(exit_code=73), NOTICED, Cause.PREEMPTED, ""),
+    ("loss of NaN", ended(exit_code=72, termination=Termination(exit_code=72, reason="NaNLoss", message="with cat.png")), HEALTHY, Cause.ERROR, "cat.png"),
+    ("loss of NaN, without a word", ended(exit_code=72), HEALTHY, Cause.ERROR, "learningRate"),
+    ("loss of NaN while the node goes", ended(exit_code=72, disruption="X"), NOTICED, Cause.ERROR, "learningRate"),
+    ("training error", ended(exit_code=1, termination=Termination(exit_code=1, reason="TrainerError", message="it broke")), HEALTHY, Cause.ERROR, "broke"),
+    ("training error while the node goes", ended(exit_code=1, disruption="X", termination=Termination(exit_code=1, reason="TrainerError")), NOTICED, Cause.ERROR, ""),
     ("crash in the rubble of a shutdown", ended(exit_code=1, disruption="TerminationByKubelet"), HEALTHY, Cause.PREEMPTED, ""),
     ("crash", ended(exit_code=1), HEALTHY, Cause.ERROR, "exit code 1"),
     ("bare 137 on spot, late", ended(ended=NOW - 31), HEALTHY, Cause.PREEMPTED, "spot"),
@@ -67,6 +79,35 @@ def test_every_end_state_has_its_cause(given, node, cause, words):
     assert verdict.cause is cause
     assert words in verdict.message
     assert verdict.reason.isidentifier() or "/" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(72, "NaNLoss"), (73, "DiskFull"), (74, "StorageUnreachable"), (76, "Fenced"), (77, "AccessDenied")],
+)
+def test_a_code_without_a_word_has_its_reason(code: int, reason: str):
+    verdict = classify(ended(exit_code=code), HEALTHY, progress=None, suspended=False, now=NOW)
+    assert isinstance(verdict, Ending)
+    assert verdict.reason == reason
+
+
+def test_every_code_of_the_trainer_but_the_plain_one_is_known_without_a_word():
+    for code in set(ExitCode) - {ExitCode.FAILED}:
+        verdict = classify(ended(exit_code=code), HEALTHY, progress=None, suspended=False, now=NOW)
+        assert isinstance(verdict, Ending)
+        assert verdict.reason != "TrainerFailed"
+
+
+@pytest.mark.parametrize("code", [1, 73, 74, 76, 77, 78])
+def test_what_the_last_event_said_stands_for_a_termination_message_that_is_missing(code: int):
+    told = Progress(1, reason="SomeReason", message="mend it")
+    verdict = classify(ended(exit_code=code), HEALTHY, progress=told, suspended=False, now=NOW)
+    assert isinstance(verdict, Ending)
+    assert (verdict.reason, verdict.message) == ("SomeReason", "mend it")
+    another = Progress(2, reason="SomeReason", message="mend it")
+    verdict = classify(ended(exit_code=code), HEALTHY, progress=another, suspended=False, now=NOW)
+    assert isinstance(verdict, Ending)
+    assert verdict.reason != "SomeReason"
 
 
 def test_a_bare_kill_waits_for_late_evidence():

@@ -344,6 +344,7 @@ class Lives(RuleBasedStateMachine):
         else:
             assert world.status.phase == "Succeeded", world.last
             assert world.status.step == STEPS
+            assert world.status.checkpoint is None, "its folder is gone"
 
 
 Lives.TestCase.settings = settings(

@@ -9,6 +9,7 @@ import pytest
 
 from lorafinetune.api.status import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus, Totals
 from lorafinetune.contract.event import Phase, Saved, Termination
+from lorafinetune.contract.head import CheckpointEntry
 from lorafinetune.engine.conditions import ConditionType, find
 from lorafinetune.engine.decision import (
     Abandon,
@@ -38,6 +39,8 @@ LOST = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
 CLOSED = {"cause": "Preempted", "reason": "X", "ended": stamp(NOW - 60), "message": "node-a was taken back"}
 ARTIFACT = ArtifactStatus(uri="s3://loras/a/", file="pytorch_lora_weights.safetensors", sha256="0" * 64, size=1)
 VERIFIED = ArtifactChecked(True, True, "Verified", "", NOW, 500, ARTIFACT)
+KNOWN = CheckpointStatus(attempt=1, step=300, uri="s3://loras/x/checkpoints/1-300/", manifest_sha256="0" * 64)
+KNOWN_ENTRY = CheckpointEntry(attempt=1, step=310, manifest_sha256="1" * 64)
 DELETING: dict[str, Any] = {"deleting_since": NOW - 10}
 
 ANY = spec(training={})
@@ -110,7 +113,7 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("a second crash ends the run", seen(status=status(attempt(cause="Error", ended=stamp(NOW - 90)), attempt(2), failures=1), pods=(ended(2, exit_code=1),)), "Failed", "TrainerFailed", []),
     ("infrastructure backs off", seen(status=status(attempt()), pods=(ended(ended=NOW - 1, pod_reason="NodeAffinity"),)), "Pending", "BackingOff", []),
     ("a bucket that failed an attempt is asked before the next", seen(status=status(attempt()), pods=(ended(exit_code=74),)), "Pending", "CheckingStorage", [StartJob(Job.CHECK)]),
-    ("keys that expired are a wait, no end", seen(status=status(attempt()), pods=(ended(exit_code=78, ended=NOW - 60, termination=Termination(exit_code=78, reason="AccessDenied", message="no")),), storage=StorageSeen(checked=StorageChecked(False, "AccessDenied", "check the keys", NOW - 5))), "Pending", "AccessDenied", []),
+    ("keys that expired are a wait, no end", seen(status=status(attempt()), pods=(ended(exit_code=77, ended=NOW - 60, termination=Termination(exit_code=77, reason="AccessDenied", message="no")),), storage=StorageSeen(checked=StorageChecked(False, "AccessDenied", "check the keys", NOW - 5))), "Pending", "AccessDenied", []),
     ("fenced once: the next attempt at once", seen(status=status(attempt(cause="Fenced", reason="Fenced", ended=stamp(NOW - 1)))), "Starting", "AttemptCreated", [CreatePod]),
     ("fenced again: something holds the head", seen(status=status(attempt(cause="Fenced", ended=stamp(NOW - 9)), attempt(2, cause="Fenced", reason="Fenced", ended=stamp(NOW - 1)))), "Pending", "BackingOff", []),
     ("a node's clock that is ahead delays nothing", seen(status=status(attempt()), pods=(ended(exit_code=75, deleting=True, started=NOW + 3000, ended=NOW + 3600),)), "Starting", "AttemptCreated", [CreatePod]),
@@ -251,16 +254,15 @@ def test_figures_of_speed_stand_in_the_status():
 
 
 def test_the_next_attempt_resumes_from_the_newest_checkpoint_and_says_what_was_lost():
-    known = CheckpointStatus(attempt=1, step=300, uri="s3://loras/x/checkpoints/1-300/", manifest_sha256="0" * 64)
     given = seen(
-        status=status(attempt(durable_step=300, to_step=310), checkpoint=known, step=310),
+        status=status(attempt(durable_step=300, to_step=310), checkpoint=KNOWN, step=310),
         pods=(ended(disruption="EvictionByEvictionAPI"),),
         pools={"spot": pool(), "sure": pool("1.0", capacity="OnDemand", default=False)},
     )
     decision = decide(given)
     (create,) = (action for action in decision.actions if isinstance(action, CreatePod))
     assert create.attempt == 2
-    assert create.resume_from == known.uri
+    assert create.resume_from == KNOWN.uri
     assert create.on_demand_price_per_hour == "1.0"
     assert decision.status.preemptions == 1
     assert decision.status.step == 310, "the step that people saw never goes down"
@@ -294,6 +296,22 @@ def test_deciding_twice_on_the_same_writes_the_same_status():
     once = decide(given).status
     again = decide(seen(status=once, pods=(pod(),), progress=TRAINING)).status
     assert again == once
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"pods": (ended(exit_code=0),), "storage": storage(artifact=VERIFIED)},
+        {"run": DELETING, "pods": (pod(),), "progress": replace(TRAINING, checkpoint=KNOWN_ENTRY)},
+    ],
+    ids=["succeeded", "deleted"],
+)
+def test_no_status_names_a_checkpoint_whose_folder_goes(over: dict[str, Any]):
+    decision = decide(seen(status=status(attempt(), checkpoint=KNOWN, step=300), **over))
+    assert decision.status.checkpoint is None
+    assert decision.status.step is not None
+    assert decision.status.step >= 300
+    assert "CheckpointCommitted" not in [one.reason for one in decision.announcements]
 
 
 def test_a_succeeded_run_stays_so_while_it_is_deleted():

@@ -92,7 +92,7 @@ def test_the_digest_knows_contents_captions_and_repeats_and_nothing_else(tmp_pat
     ("files", "reason", "words"),
     [
         ({}, "EmptyDataset", "nothing lies there"),
-        ({"notes.md": "hello"}, "EmptyDataset", "1 other files"),
+        ({"notes.md": "hello"}, "EmptyDataset", "only 1 other file"),
         ({"cat.txt": "hello"}, "EmptyDataset", "captions without images: cat.txt"),
         ({"cat.png": b"this is no picture"}, "UndecodableImage", "cat.png"),
         ({"cat.png": b""}, "UndecodableImage", "cat.png"),
@@ -188,6 +188,30 @@ def test_twins_and_captions_without_an_image_are_remarked(tmp_path: Path) -> Non
     )
     assert scan(folder, decoded=False).remarks == ()
     assert scan(fill(tmp_path / "good", {"a.png": picture(), "b.png": picture("blue")})).remarks == ()
+
+
+def test_captions_as_other_tools_and_systems_name_them(tmp_path: Path) -> None:
+    files = {
+        "a.png": (picture("red"), "a.TXT", "in capitals"),
+        "b.JPG": (picture("blue", kind="JPEG"), "b.Caption", "with a capital"),
+        "c.png": (picture("green"), "c.png.txt", "behind the whole name"),
+        "sub/d.webp": (picture(kind="WEBP"), "sub/d.webp.CAPTION", "both"),
+    }
+    folder = fill(tmp_path, {name: one[0] for name, one in files.items()} | {one[1]: one[2] for one in files.values()})
+    found = scan(folder, None)
+    assert {one.name: one.caption for one in found.images} == {name: one[2] for name, one in files.items()}
+    assert found.remarks == ()
+
+
+def test_of_two_captions_the_first_counts_and_that_is_remarked(tmp_path: Path) -> None:
+    names = ("a.txt", "a.caption", "a.CAPTION", "a.png.txt")
+    folder = fill(tmp_path, {"a.png": picture(), **{name: f"by {name}" for name in names}})
+    for left in range(len(names)):
+        found = scan(folder)
+        assert [one.caption for one in found.images] == [f"by {names[left]}"]
+        several = "images with more than one caption file, of which the first counts: a.png: "
+        assert found.remarks == ((several + " before ".join(names[left:]),) if left < len(names) - 1 else ())
+        (folder / names[left]).unlink()
 
 
 def test_a_picture_that_is_a_bomb_is_refused_before_it_is_decoded(

@@ -98,6 +98,18 @@ def test_the_training_thread_takes_its_step_and_goes_on_while_a_checkpoint_is_sa
     assert training.durable == {"intermediate/2.safetensors": of(2)}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_put(value: float) -> None:
+    training = Training([])
+    wrong = {name: tensor * value for name, tensor in weights().items()}
+    training.kept = Intermediate([2], product=product(), weights=lambda: wrong, put=training.put)
+    training.do(2)
+    with pytest.raises(Failure, match="of step 2 is not finite, so that step is not saved") as caught:
+        training.kept.beside(2)
+    assert caught.value.reason == "NaNLoss"
+    assert training.durable == {}
+
+
 def test_what_could_not_be_put_is_put_again() -> None:
     training = Training([2])
     training.do(2)

@@ -42,6 +42,14 @@ def test_zero_terminal_snr_shifts_and_scales_the_roots() -> None:
 def test_zero_terminal_snr_without_v_prediction_is_refused() -> None:
     with pytest.raises(Failure, match=r"training\.zeroTerminalSnr needs prediction v_prediction"):
         model.scheduler(SDXL, tiny.training(zeroTerminalSnr=True))
+    # Where it is the base model's own schedule, no field that the user did not write is blamed.
+    base = {**SDXL, "rescale_betas_zero_snr": True}
+    for settings in (tiny.training(), tiny.training(prediction="epsilon")):
+        with pytest.raises(Failure, match=r"the base model ends in pure noise \(.*scheduler_config.json") as caught:
+            model.scheduler(base, settings)
+        assert "zeroTerminalSnr" not in caught.value.message
+        assert "set training.prediction: v_prediction" in caught.value.message
+    assert model.scheduler(base, tiny.training(prediction="v_prediction")).alphas_cumprod[-1] == 0.0
     with pytest.raises(Failure, match="only epsilon and v_prediction"):
         model.scheduler({**SDXL, "prediction_type": "sample"}, tiny.training())
 

@@ -212,7 +212,7 @@ def test_nan_ends_the_run_with_the_names_of_the_images() -> None:
     loop = tiny.loop(tiny.training(steps=40, gradientAccumulation=3, precision="bf16"), given)
     with pytest.raises(Failure, match=re.escape("the last time with bad.png: lower training.learningRate")) as caught:
         loop.train(lambda _: None)
-    assert (caught.value.code, caught.value.reason) == (ExitCode.FAILED, "NaNLoss")
+    assert (caught.value.code, caught.value.reason) == (ExitCode.NOT_FINITE, "NaNLoss")
     assert (loop.step, loop.updates, loop.skipped) == (10, 0, 10)
 
 

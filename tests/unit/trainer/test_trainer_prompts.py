@@ -34,7 +34,7 @@ def encoders() -> Encoders:
         pad_token_id=tokenizers[0].pad_token_id,
     )
     models = CLIPTextModel(config).eval(), CLIPTextModelWithProjection(config).eval()
-    return tuple(TextEncoder(*pair) for pair in zip(tokenizers, models, strict=True))
+    return tuple(TextEncoder(words, 77, model) for words, model in zip(tokenizers, models, strict=True))
 
 
 def one_window(caption: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,5 +116,5 @@ def test_remarks_name_long_captions_and_the_word_that_all_have_in_pieces() -> No
     assert prompts.remarks(encoders(), ["a photo of sks dog"]) == []
     found = prompts.remarks(encoders(), ["zyxwvut dog", f"{LONG}, zyxwvut", "xyz, zyxwvut"])
     assert len(found) == 2
-    assert found[0].startswith("1 captions have more than 75 tokens and are encoded in several windows")
+    assert found[0].startswith("1 caption of more than 75 tokens, encoded in several windows")
     assert found[1].endswith("learnt slowly: zyxwvut (7 tokens)")

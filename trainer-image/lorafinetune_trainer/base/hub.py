@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.runconfig import HUB_TOKEN, BaseModelSource
+from lorafinetune.contract.runconfig import HUB_CREDENTIALS, HUB_TOKEN, BaseModelSource
 from lorafinetune_trainer.base.header import Header, Tensor
-from lorafinetune_trainer.base.places import Means, need_room, single_name
+from lorafinetune_trainer.base.places import Means, room, single_name
 from lorafinetune_trainer.base.traffic import Traffic
 from lorafinetune_trainer.failure import Failure, explain, invalid
 
@@ -72,13 +72,13 @@ class Repository:
         new = [one for one in patterns if not isinstance(self._try(try_to_load_from_cache, one), str)]
         cache = Path(constants.HF_HUB_CACHE)
         cache.mkdir(parents=True, exist_ok=True)
-        need_room(cache, sum(self.sizes.get(one, 0) for one in new), f"{self.field} {self.uri}")
-        found = ask(
-            self.field,
-            self.uri,
-            self.wanted_revision,
-            lambda: snapshot_download(self.name, revision=self.commit, allow_patterns=patterns, token=self.token),
-        )
+        with room(cache, sum(self.sizes.get(one, 0) for one in new), f"{self.field} {self.uri}"):
+            found = ask(
+                self.field,
+                self.uri,
+                self.wanted_revision,
+                lambda: snapshot_download(self.name, revision=self.commit, allow_patterns=patterns, token=self.token),
+            )
         folder = Path(found)
         for one in new:
             if (folder / one).is_file():
@@ -135,9 +135,10 @@ def read_token(folder: str | None) -> str | None:
     try:
         return (Path(folder) / HUB_TOKEN).read_text().strip() or None
     except OSError as error:
-        raise invalid(
-            "BaseModelDenied", f"baseModel.credentialsSecret has no key {HUB_TOKEN}: put the hub token under that name"
-        ) from error
+        where = "baseModel.credentialsSecret has no key"
+        if folder != HUB_CREDENTIALS:
+            where = f"baseModel.hubCredentials {folder} has no file"
+        raise invalid("BaseModelDenied", f"{where} {HUB_TOKEN}: put the hub token under that name") from error
 
 
 def _translate(field: str, uri: str, revision: str | None, error: Exception) -> Failure:

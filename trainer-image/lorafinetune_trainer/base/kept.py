@@ -22,7 +22,7 @@ from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base import blocks, header
 from lorafinetune_trainer.base.blocks import PARALLEL, Block
 from lorafinetune_trainer.base.files import TRAINED, Files, Folder, Single
-from lorafinetune_trainer.base.places import need_room
+from lorafinetune_trainer.base.places import room
 from lorafinetune_trainer.base.traffic import Traffic
 
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
@@ -129,14 +129,6 @@ def restore(
 
 
 def _fetch(bucket: Bucket, kept: KeptModel, folder: Path, traffic: Traffic) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    need_room(folder, sum(one.end - one.first for one in kept.blocks), "the base model in the run's bucket")
-    for name, size in kept.sizes.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.truncate(size)
-
     def fetch(one: KeptBlock) -> None:
         block = Block(one.name, one.first, one.end)
         if one.name not in kept.sizes or not 0 <= block.first <= block.end <= kept.sizes[one.name]:
@@ -147,7 +139,17 @@ def _fetch(bucket: Bucket, kept: KeptModel, folder: Path, traffic: Traffic) -> N
             raise errors.NotVerified(f"{bucket.uri(block_key(one.sha256))} is not what its name says")
         blocks.write(folder, block, body)
 
-    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="restore") as pool:
+    folder.mkdir(parents=True, exist_ok=True)
+    size = sum(one.end - one.first for one in kept.blocks)
+    with (
+        room(folder, size, "the base model in the run's bucket"),
+        ThreadPoolExecutor(PARALLEL, thread_name_prefix="restore") as pool,
+    ):
+        for name, bytes_ in kept.sizes.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.truncate(bytes_)
         waiting = [pool.submit(fetch, one) for one in kept.blocks]
         try:
             for done in waiting:

@@ -26,23 +26,31 @@ _MEND: Final = "fetch or upload it again, or name another in baseModel"
 
 
 @dataclass(frozen=True, slots=True)
-class TextEncoder:
-    """One of SDXL's two text encoders, frozen, with the tokenizer that belongs to it."""
+class Words:
+    """What one of SDXL's two text encoders is told of a caption: its tokenizer, without its weights."""
 
     tokenizer: Any
     """A CLIPTokenizer."""
-    model: Any
-    """A CLIPTextModel, or a CLIPTextModelWithProjection: the second one."""
+    positions: int
+    """Tokens that the encoder has places for."""
 
     @property
     def window(self) -> int:
         """Tokens that go through the model at once, start and end included: 77."""
-        return int(min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings))
+        return int(min(self.tokenizer.model_max_length, self.positions))
 
     def tokens(self, caption: str) -> list[int]:
         """Return the tokens of *caption*, without start and end."""
         # The tokenizer would print a warning where they are more than a window.
         return list(self.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoder(Words):
+    """One of SDXL's two text encoders, frozen, with the tokenizer that belongs to it."""
+
+    model: Any
+    """A CLIPTextModel, or a CLIPTextModelWithProjection: the second one."""
 
 
 def dtype(precision: Precision) -> torch.dtype:
@@ -74,10 +82,17 @@ def load_text_encoders(files: Files, dtype: torch.dtype) -> tuple[TextEncoder, T
 
     def load(kind: Any, suffix: str) -> TextEncoder:
         model = _load(f"text_encoder{suffix}", lambda: _load_text_encoder(kind, files, f"text_encoder{suffix}", dtype))
-        words = _load(f"tokenizer{suffix}", lambda: _load_tokenizer(files, f"tokenizer{suffix}"))
-        return TextEncoder(words, model.requires_grad_(False).eval())
+        words = load_words(files, suffix)
+        return TextEncoder(words.tokenizer, words.positions, model.requires_grad_(False).eval())
 
     return load(CLIPTextModel, ""), load(CLIPTextModelWithProjection, "_2")
+
+
+def load_words(files: Files, suffix: str) -> Words:
+    """Return the tokenizer of the text encoder whose folder ends in *suffix*; raises Failure (INVALID) likewise."""
+    config = files.json(f"text_encoder{suffix}/config.json")
+    words = _load(f"tokenizer{suffix}", lambda: _load_tokenizer(files, f"tokenizer{suffix}"))
+    return Words(words, int(config.get("max_position_embeddings", 77)))
 
 
 def scheduler_config(files: Files) -> dict[str, Any]:

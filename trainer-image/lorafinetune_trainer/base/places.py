@@ -6,11 +6,12 @@ that are wanted, to their own places in a sparse file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base import header
 from lorafinetune_trainer.base.header import Header, Tensor
 from lorafinetune_trainer.base.traffic import Traffic
-from lorafinetune_trainer.failure import Failure, invalid
+from lorafinetune_trainer.failure import Failure, disk_full, explain, invalid, naming
 
 SINGLE: Final = ".safetensors"
 PICKLED: Final = (".ckpt", ".pt", ".pth", ".bin")
@@ -93,16 +94,21 @@ def single_name(uri: str) -> str | None:
     return name if name.endswith(SINGLE) else None
 
 
-def need_room(folder: Path, size: int, what: str) -> None:
-    """Raise Failure (DiskFull) where *folder* has no room for *size* more bytes."""
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise Failure(
-            ExitCode.STORAGE_UNREACHABLE,
-            "DiskFull",
-            f"{what} needs {size / 1e6:,.0f} MB at {folder}, and {free / 1e6:,.0f} are free: give the pod's scratch "
-            "volume more room (by hand: let TMPDIR name a larger disk), or put the model into the image",
-        )
+@contextlib.contextmanager
+def room(folder: Path, size: int, what: str) -> Iterator[None]:
+    """Raise Failure (DiskFull) where *folder* has no room for *size* more bytes of *what*, or has none left meanwhile.
+
+    *folder* is there.
+    """
+    needs = f"{what} needs {size / 1e6:,.0f} MB"
+    if shutil.disk_usage(folder).free < size:
+        raise disk_full(folder, needs)
+    try:
+        yield
+    except (OSError, Failure) as error:
+        if explain(error).code is ExitCode.DISK_FULL:
+            raise disk_full(folder, needs) from error
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +145,8 @@ def open_local(field: str, uri: str) -> Local:
     if not path.is_dir():
         raise invalid(
             "WrongBaseModel",
-            f"{field} {uri} is not a folder of this machine, nor a {SINGLE} file (nor s3://bucket/prefix/, nor "
-            "hf://owner/name)",
+            f"{field} {uri} is not a folder of this machine, nor a {SINGLE} file ({path.absolute()}), nor "
+            "s3://bucket/prefix/, nor hf://owner/name: correct the path",
         )
     names = {
         one.relative_to(path).as_posix() for pattern in ("*", "*/*") for one in path.glob(pattern) if one.is_file()
@@ -230,12 +236,8 @@ class Stored:
             for one in range(first, end, _PIECE)
         ]
         self.scratch.mkdir(parents=True, exist_ok=True)
-        need_room(self.scratch, sum(end - first for _, first, end in pieces), f"{self.field} {self.uri}")
+        size = sum(end - first for _, first, end in pieces)
         parts = {name: self.scratch / (name if add else f"{name}.part") for name in wanted}
-        for name, path in parts.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                file.truncate(self.sizes[name])
 
         def fetch(piece: tuple[str, int, int]) -> None:
             name, first, end = piece
@@ -246,7 +248,14 @@ class Stored:
                     body = body[done:]
             self.traffic.add(end - first)
 
-        with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="download") as pool:
+        with (
+            room(self.scratch, size, f"{self.field} {self.uri}"),
+            ThreadPoolExecutor(_PARALLEL, thread_name_prefix="download") as pool,
+        ):
+            for name, path in parts.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("ab") as file:
+                    file.truncate(self.sizes[name])
             waiting = [pool.submit(fetch, piece) for piece in pieces]
             try:
                 for one in waiting:
@@ -268,7 +277,8 @@ def open_stored(field: str, uri: str, means: Means) -> Stored:
     if single is not None:
         location = layout.Location(location.bucket, location.key[: -len(single)])
     bucket = means.bucket(location)
-    found = bucket.walk(single or "", limit=_MAX_FILES)
+    with naming(f"{field} {uri}"):
+        found = list(bucket.walk(single or "", limit=_MAX_FILES))
     sizes = {one.key: one.size for one in found if one.key and not one.key.endswith("/")}
     if single is not None:
         sizes = {name: size for name, size in sizes.items() if name == single or name.startswith(f"{single}.config/")}

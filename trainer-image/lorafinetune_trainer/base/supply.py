@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lorafinetune.contract.runconfig import BaseModelSource
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base import fetching, kept
-from lorafinetune_trainer.base.files import Files
+from lorafinetune_trainer.base.files import TRAINED, Files
 from lorafinetune_trainer.base.places import Means
 
 
@@ -40,6 +40,8 @@ def bring(
             return found
     began, before = time.monotonic(), means.traffic.fetched
     files = fetching.fetch(source, parts, means, half=half)
-    count = means.traffic.fetched - before
-    note(f"base model: {count} bytes from {source.source} in {time.monotonic() - began:.1f} s")
+    if count := means.traffic.fetched - before:
+        note(f"base model: {count} bytes from {source.source} in {time.monotonic() - began:.1f} s")
+    elif parts >= TRAINED:  # the pictures' VAE comes from there too
+        note(f"base model: {source.source}, on this machine")
     return files

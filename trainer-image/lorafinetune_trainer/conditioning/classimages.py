@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.event import EventType, Phase
+from lorafinetune.contract.manifest import File
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
@@ -90,7 +91,6 @@ def keep(wires: Wires, one: Origin, load: Callable[[], Paint]) -> Dataset:
     started = told = time.monotonic()
     there = {item.key for item in wires.bucket.walk(layout.CONDITIONING)}
     images: list[Image] = []
-    keys: dict[str, str] = {}
     paint: Paint | None = None
     made = 0
     for number in range(one.count):
@@ -103,9 +103,9 @@ def keep(wires: Wires, one: Origin, load: Callable[[], Paint]) -> Dataset:
             wires.checkpoints.before_put()
             body = _put_first(wires.bucket, key, body)
             made += 1
-        name = f"class-{number:05}.png"
-        keys[name] = key
-        images.append(Image(name, canonical.sha256(body), one.prompt, Size(one.edge, one.edge)))
+        file = File(name=one.key(number), size=len(body), sha256=canonical.sha256(body))
+        size = Size(one.edge, one.edge)
+        images.append(Image(f"class-{number:05}.png", file.sha256, one.prompt, size, made=file))
         if (now := time.monotonic()) - told >= INTERVAL or number + 1 == one.count:
             told = now
             _tell(wires, number + 1, one.count)
@@ -113,8 +113,10 @@ def keep(wires: Wires, one: Origin, load: Callable[[], Paint]) -> Dataset:
     found = f", {one.count - made} were there" if made < one.count else ""
     _tell(wires, one.count, one.count, f"{made} class images made in {seconds:.0f} s{found}")
 
+    numbers = {image.name: number for number, image in enumerate(images)}
+
     def read(name: str, most: int) -> bytes:
-        return wires.bucket.get(keys[name], limit=most).body
+        return wires.bucket.get(layout.conditioning(one.key(numbers[name])), limit=most).body
 
     return Dataset(tuple(images), one.digest, read)
 
@@ -124,6 +126,7 @@ def painter(config: RunConfig, one: Origin, files: Files, vae: Part, device: tor
     import torch
 
     from lorafinetune_trainer.sampling.decoder import Decoder
+    from lorafinetune_trainer.training import model
 
     dtype = parts.dtype(config.training.precision)
     (prompt,) = prompts.kept(prompts.encoder(prompts.load(files, device))((one.prompt,)))
@@ -132,25 +135,9 @@ def painter(config: RunConfig, one: Origin, files: Files, vae: Part, device: tor
     schedule = sampler.make_schedule(parts.scheduler_config(files))
     recipe = sampler.Recipe(one.edge, STEPS, GUIDANCE, one.seed)
 
-    def predict(
-        noisy: torch.Tensor,
-        timesteps: torch.Tensor,
-        embeddings: torch.Tensor,
-        pooled: torch.Tensor,
-        time_ids: torch.Tensor,
-    ) -> torch.Tensor:
-        answer: torch.Tensor = unet(
-            noisy.to(dtype),
-            timesteps,
-            encoder_hidden_states=embeddings.to(dtype),
-            added_cond_kwargs={"text_embeds": pooled.to(dtype), "time_ids": time_ids},
-            return_dict=False,
-        )[0]
-        return answer.float()
-
     def paint(number: int) -> bytes:
         latents = sampler.make_latents(
-            predict,
+            model.asking(unet, dtype),
             schedule,
             prompt,
             sampler.wordless(prompt),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from lorafinetune.contract.manifest import File
 from lorafinetune.contract.model import OpenModel
 
 
@@ -18,6 +19,8 @@ class Item(OpenModel):
     """Absent where the text encoders are trained."""
     captions: list[str]
     repeats: int = 1
+    made: File | None = None
+    """The object that is the image itself, where the run has made it."""
 
 
 class Said(OpenModel):

@@ -7,7 +7,7 @@ manifest, pinned in the head, holds the hashes of what was put. A resumed attemp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -79,6 +79,7 @@ def prepare(
             prompts=recipe.prompts_key(orders) if kept else None,
             captions=list(orders),
             repeats=image.repeats,
+            made=image.made,
         )
 
     index = Index(
@@ -121,24 +122,14 @@ def _put_manifest(
 
 def load(bucket: Bucket, entry: ConditioningEntry) -> Samples:
     """Return the pinned samples in the order of the data set; raises NotVerified if anything is missing or changed."""
-    body, _ = bucket.get(entry.manifest, limit=MAX_MANIFEST_BYTES)
-    if canonical.sha256(body) != entry.manifest_sha256:
-        raise errors.NotVerified(f"{bucket.uri(entry.manifest)} is not what the head names")
-    manifest = inventory.parse_manifest(body, bucket.uri(entry.manifest))
-    files = {file.name: file for file in manifest.files}
+    index, files = _contents(bucket, entry)
 
-    def read(name: str) -> bytes:
-        file = files[name]
-        return inventory.read_file(bucket, layout.CONDITIONING, name=name, size=file.size, sha256=file.sha256)
+    def decode(file: File) -> Mapping[str, torch.Tensor]:
+        return state.decode(_read(bucket, file)).tensors
 
-    def decode(name: str) -> Mapping[str, torch.Tensor]:
-        return state.decode(read(name)).tensors
-
-    index_name = str(manifest.scalars[_INDEX])
-    index = Index.model_validate_json(read(index_name))
-    names = [name for name in files if name != index_name]
+    names = [file.name for file in files]
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="load") as pool:
-        objects = dict(zip(names, pool.map(decode, names), strict=True))
+        objects = dict(zip(names, pool.map(decode, files), strict=True))
     shown = {name: prompts.kept(tensors) for name, tensors in objects.items()}
 
     def sample(item: Item) -> Sample:
@@ -153,3 +144,28 @@ def load(bucket: Bucket, entry: ConditioningEntry) -> Samples:
         validation=tuple(shown[one.prompts][0] for one in index.validation),
         validation_words=tuple(one.words for one in index.validation),
     )
+
+
+def made(bucket: Bucket, entry: ConditioningEntry, note: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of each class image that the run made; one that cannot be had is told to *note*."""
+    for item in _contents(bucket, entry)[0].classes:
+        if item.made is not None:
+            try:
+                yield item.name, _read(bucket, item.made)
+            except errors.NotVerified as error:
+                note(f"{item.name} cannot be kept: {error}")
+
+
+def _contents(bucket: Bucket, entry: ConditioningEntry) -> tuple[Index, list[File]]:
+    """Return the table of contents, and the files of what it names; raises NotVerified if either is not the pinned."""
+    body, _ = bucket.get(entry.manifest, limit=MAX_MANIFEST_BYTES)
+    if canonical.sha256(body) != entry.manifest_sha256:
+        raise errors.NotVerified(f"{bucket.uri(entry.manifest)} is not what the head names")
+    manifest = inventory.parse_manifest(body, bucket.uri(entry.manifest))
+    name = str(manifest.scalars[_INDEX])
+    (index,) = (file for file in manifest.files if file.name == name)
+    return Index.model_validate_json(_read(bucket, index)), [file for file in manifest.files if file is not index]
+
+
+def _read(bucket: Bucket, file: File) -> bytes:
+    return inventory.read_file(bucket, layout.CONDITIONING, name=file.name, size=file.size, sha256=file.sha256)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from lorafinetune_trainer.base import parts
 from lorafinetune_trainer.base.files import Files
-from lorafinetune_trainer.base.parts import TextEncoder
+from lorafinetune_trainer.base.parts import TextEncoder, Words
 from lorafinetune_trainer.conditioning.samples import Prompt
-from lorafinetune_trainer.data.preflight import some
+from lorafinetune_trainer.data.preflight import counted, some
 from lorafinetune_trainer.failure import invalid
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ _EMBEDDINGS: Final = "embeddings."
 _POOLED: Final = "pooled."
 
 
-def windows(encoders: Encoders, caption: str) -> int:
+def windows(encoders: Sequence[Words], caption: str) -> int:
     """Return the number of windows that *caption* takes: 1 for at most 75 tokens."""
     return max(max(1, math.ceil(len(one.tokens(caption)) / (one.window - 2))) for one in encoders)
 
 
-def check_lengths(encoders: Encoders, captions: Mapping[str, str]) -> None:
+def check_lengths(encoders: Sequence[Words], captions: Mapping[str, str]) -> None:
     """Refuse (CaptionTooLong) a caption of too many tokens; *captions* are what they are called, by their words."""
     for caption, called in captions.items():
         if (count := windows(encoders, caption)) > MAX_WINDOWS:
@@ -72,12 +72,17 @@ def embed(encoders: Encoders, captions: Sequence[str]) -> tuple[torch.Tensor, to
 def _ids(one: TextEncoder, caption: str, count: int) -> list[list[int]]:
     """Return the windows of *caption*, (count, window): start, at most 75 tokens, end, padding."""
     tokenizer, inside = one.tokenizer, one.window - 2
-    words = one.tokens(caption)
+    tokens = one.tokens(caption)
     found = []
     for first in range(0, count * inside, inside):
-        piece = [tokenizer.bos_token_id, *words[first : first + inside], tokenizer.eos_token_id]
+        piece = [tokenizer.bos_token_id, *tokens[first : first + inside], tokenizer.eos_token_id]
         found.append(piece + [tokenizer.pad_token_id] * (one.window - len(piece)))
     return found
+
+
+def words(files: Files) -> Sequence[Words]:
+    """Return what both text encoders make tokens with: enough to judge captions, and small."""
+    return tuple(parts.load_words(files, suffix) for suffix in ("", "_2"))
 
 
 def load(files: Files, device: torch.device) -> Encoders:
@@ -117,7 +122,7 @@ def kept(tensors: Mapping[str, torch.Tensor]) -> tuple[Prompt, ...]:
     return tuple(Prompt(tensors[f"{_EMBEDDINGS}{one}"], tensors[f"{_POOLED}{one}"]) for one in range(count))
 
 
-def remarks(encoders: Encoders, captions: Iterable[str]) -> list[str]:
+def remarks(encoders: Sequence[Words], captions: Iterable[str]) -> list[str]:
     """Return what is odd about *captions*, for people: those over one window, and words that fall into many tokens.
 
     A word that all captions have is taken for the trigger word.
@@ -126,7 +131,7 @@ def remarks(encoders: Encoders, captions: Iterable[str]) -> list[str]:
     found = []
     if long := [caption for caption in every if windows(encoders, caption) > 1]:
         found.append(
-            f"{len(long)} captions have more than 75 tokens and are encoded in several windows, the first of them "
+            f"{counted(len(long), 'caption')} of more than 75 tokens, encoded in several windows, the first of them "
             f"{long[0][:60]!r}..."
         )
     common = set.intersection(*(set(caption.replace(",", " ").split()) for caption in every)) if every else set()

@@ -1,7 +1,7 @@
 """Captions: where each image's words come from, and the orders in which they are shown.
 
-An image's caption is its ``.txt`` or ``.caption`` file, else its line in ``metadata.jsonl`` (of its folder, else of one
-above), else the words of its concept's folder, else the prompt for all.
+An image's caption is its ``.txt`` or ``.caption`` file (``a.txt`` or ``a.png.txt`` of ``a.png``), else its line in
+``metadata.jsonl`` (of its folder, else of one above), else the words of its concept's folder, else the prompt for all.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -27,15 +27,37 @@ _DRAWS: Final = 64
 """How often another order is looked for, before those that were found are enough."""
 
 
-def beside(name: str, place: Place) -> str | None:
-    """Return the name of the caption file of the image *name*, if there is one."""
-    stem = str(PurePosixPath(name).with_suffix(""))
-    return next((stem + suffix for suffix in BESIDE if stem + suffix in place.sizes), None)
+class Beside(NamedTuple):
+    """The caption files that lie beside images, by what their names say before the suffix."""
+
+    files: Mapping[str, tuple[str, ...]]
+
+    def of(self, image: str) -> tuple[str, ...]:
+        """Return those of *image*: of ``a.txt`` and ``a.caption``, in capitals too, then of ``a.png.txt``.
+
+        The first one counts; there should be no more.
+        """
+        stem = str(PurePosixPath(image).with_suffix(""))
+        return (*self.files.get(stem, ()), *(self.files.get(image, ()) if image != stem else ()))
 
 
-def own(name: str, place: Place, listed: Mapping[str, str]) -> str:
+def beside(place: Place) -> Beside:
+    """Return the caption files of *place*."""
+    found: dict[str, list[str]] = {}
+    for name in place.sizes:
+        if PurePosixPath(name).suffix.lower() in BESIDE:
+            found.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
+
+    def rank(name: str) -> tuple[bool, int, str]:
+        suffix = PurePosixPath(name).suffix
+        return suffix not in BESIDE, BESIDE.index(suffix.lower()), name
+
+    return Beside({stem: tuple(sorted(names, key=rank)) for stem, names in found.items()})
+
+
+def own(name: str, place: Place, files: Beside, listed: Mapping[str, str]) -> str:
     """Return the caption that the image *name* has for itself, from its file or *listed*; empty where it has none."""
-    file = beside(name, place)
+    file = next(iter(files.of(name)), None)
     words = text(file, place.read(file, MAX_TEXT_BYTES)).strip() if file is not None else ""
     words = words or listed.get(name, "")
     if len(words) > MAX_CHARACTERS:
@@ -65,13 +87,17 @@ def listed(place: Place) -> dict[str, str]:
     return found
 
 
-def without_image(names: Iterable[str], place: Place, listed: Mapping[str, str]) -> list[str]:
+def without_image(names: Iterable[str], files: Beside, listed: Mapping[str, str]) -> list[str]:
     """Return the caption files, and the images that ``metadata.jsonl`` names, for which there is no image."""
     images = frozenset(names)
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in images}
-    files = [name for name in place.sizes if PurePosixPath(name).suffix in BESIDE]
-    lonely = [name for name in files if str(PurePosixPath(name).with_suffix("")) not in stems]
+    known = images | {str(PurePosixPath(name).with_suffix("")) for name in images}
+    lonely = [name for stem, some in files.files.items() if stem not in known for name in some]
     return sorted([*lonely, *(f"{name} (in {METADATA})" for name in listed if name not in images)])
+
+
+def several(names: Iterable[str], files: Beside) -> list[str]:
+    """Return the images that have more than one caption file, and those files: the first of them counts."""
+    return [f"{name}: {' before '.join(every)}" for name in sorted(names) if len(every := files.of(name)) > 1]
 
 
 def orders(seed: int, caption: str, keep: int) -> tuple[str, ...]:

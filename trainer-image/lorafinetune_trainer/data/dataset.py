@@ -12,10 +12,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from lorafinetune.contract import canonical, layout
+from lorafinetune.contract.manifest import File
 from lorafinetune.contract.runconfig import Dataset as Source
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.data import captions, concepts, pictures, place, preflight
 from lorafinetune_trainer.data.buckets import Size
+from lorafinetune_trainer.data.captions import Beside
 from lorafinetune_trainer.data.place import Place, Read
 from lorafinetune_trainer.failure import Failure, invalid
 
@@ -47,6 +49,8 @@ class Image:
     """Upright; nothing where it was not decoded."""
     repeats: int = 1
     """How often an epoch shows it."""
+    made: File | None = None
+    """The object of the conditioning that it is, where the run has made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ def scan(
     }
 
     listed: dict[str, str] | None = None
+    beside = captions.beside(files)
     try:
         listed = captions.listed(files)
     except Failure as failure:
@@ -153,7 +158,7 @@ def scan(
 
     def look(name: str) -> _Seen | Failure:
         try:
-            return _look(name, files, listed, asked, decoded)
+            return _look(name, files, beside, listed, asked, decoded=decoded)
         except Failure as failure:
             return failure
 
@@ -167,10 +172,12 @@ def scan(
                 note(problem.message)
         raise preflight.refuse(every)
     seen = [found for found in looks.values() if isinstance(found, _Seen)]
-    return of((one.image for one in seen), files.read, _remarks(seen, files, listed or {}) if decoded else ())
+    return of((one.image for one in seen), files.read, _remarks(seen, beside, listed or {}) if decoded else ())
 
 
-def _look(name: str, files: Place, listed: dict[str, str] | None, asked: Asked, decoded: bool) -> _Seen:
+def _look(
+    name: str, files: Place, beside: Beside, listed: dict[str, str] | None, asked: Asked, *, decoded: bool
+) -> _Seen:
     body = files.read(name, MAX_IMAGE_BYTES)
     size, pixels = NOT_SEEN, ""
     if decoded:
@@ -178,16 +185,16 @@ def _look(name: str, files: Place, listed: dict[str, str] | None, asked: Asked, 
             name, body, lambda picture: (Size(*picture.size), canonical.sha256(picture.tobytes()))
         )
     concept = concepts.of(name)
-    caption = captions.own(name, files, listed or {}) or concept.words or asked.prompt
+    caption = captions.own(name, files, beside, listed or {}) or concept.words or asked.prompt
     if not caption and listed is not None:  # else it may stand where it could not be read
-        beside = PurePosixPath(name).with_suffix(".txt")
-        raise invalid(asked.missing, f"{name} has no caption: set {asked.remedy}, or put {beside} beside the image")
+        file = PurePosixPath(name).with_suffix(".txt")
+        raise invalid(asked.missing, f"{name} has no caption: set {asked.remedy}, or put {file} beside the image")
     return _Seen(Image(name, canonical.sha256(body), caption, size, concept.repeats), pixels)
 
 
 def _empty(asked: Asked, files: Place) -> Failure:
-    lonely = captions.without_image((), files, {})
-    words = f"{len(files.sizes)} other files lie there" if files.sizes else "nothing lies there"
+    lonely = captions.without_image((), captions.beside(files), {})
+    words = f"only {preflight.counted(len(files.sizes), 'other file')}" if files.sizes else "nothing lies there"
     if lonely:
         words = f"there are captions without images: {preflight.some(lonely)}"
     return invalid(
@@ -197,11 +204,13 @@ def _empty(asked: Asked, files: Place) -> Failure:
     )
 
 
-def _remarks(seen: list[_Seen], files: Place, listed: dict[str, str]) -> list[str]:
+def _remarks(seen: list[_Seen], files: Beside, listed: dict[str, str]) -> list[str]:
     names = [one.image.name for one in seen]
     found = preflight.duplicates({one.image.name: f"{one.image.size}{one.pixels}" for one in seen})
     if lonely := captions.without_image(names, files, listed):
         found.append(f"captions without an image: {preflight.some(lonely)}")
+    if several := captions.several(names, files):
+        found.append(f"images with more than one caption file, of which the first counts: {preflight.some(several)}")
     return found
 
 

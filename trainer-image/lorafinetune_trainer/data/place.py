@@ -10,7 +10,7 @@ from typing import Final
 from lorafinetune.contract import layout
 from lorafinetune.storage import errors
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.failure import invalid
+from lorafinetune_trainer.failure import invalid, naming
 
 MAX_FILES: Final = 8000
 """Files that are listed, of whatever kind."""
@@ -35,7 +35,8 @@ def enter(field: str, source: str, bucket: Callable[[layout.Location], Bucket]) 
             place = bucket(layout.folder(source))
         except ValueError as error:
             raise invalid("InvalidDataset", f"{field}: {error}") from error
-        listed = {one.key: one.size for one in place.walk(limit=MAX_FILES)}
+        with naming(f"{field} {source}"):
+            listed = {one.key: one.size for one in place.walk(limit=MAX_FILES)}
         found = Place(
             {name: size for name, size in listed.items() if _visible(name)},
             lambda name, most: _get(place, name, most),
@@ -43,7 +44,11 @@ def enter(field: str, source: str, bucket: Callable[[layout.Location], Bucket]) 
     else:
         folder = Path(source)
         if not folder.is_dir():
-            raise invalid("EmptyDataset", f"{field} {source} is not a folder (nor s3://bucket/prefix/)")
+            raise invalid(
+                "EmptyDataset",
+                f"{field} {source} is not a folder of this machine ({folder.absolute()}), nor s3://bucket/prefix/: "
+                "correct the path",
+            )
         listed = dict(_files(field, folder))
         found = Place(listed, lambda name, most: _load(folder, name, most))
     if len(listed) >= MAX_FILES:

@@ -82,19 +82,24 @@ def odd_shapes(frames: Mapping[str, Frame]) -> list[str]:
     if small:
         most = frames[small[0]].enlarged
         found.append(
-            f"{len(small)} of {len(frames)} images are smaller than what they are trained at and are scaled up, "
-            f"{small[0]} by {most:.1f}: {some(small)}"
+            f"scaled up, because they are smaller than what they are trained at: {len(small)} of "
+            f"{counted(len(frames), 'image')}, {small[0]} by {most:.1f}: {some(small)}"
         )
     if cut := sorted((name for name in frames if frames[name].lost > MUCH), key=lambda name: -frames[name].lost):
         found.append(
-            f"{len(cut)} of {len(frames)} images lose more than {MUCH:.0%} of their area by cutting, {cut[0]} "
+            f"cut by more than {MUCH:.0%} of their area: {len(cut)} of {counted(len(frames), 'image')}, {cut[0]} by "
             f"{frames[cut[0]].lost:.0%}: {some(cut)}"
         )
     return found
 
 
 def summary(dataset: Dataset, frames: Mapping[str, Frame], what: str) -> str:
-    """Return one sentence on the images that were found."""
+    """Return one sentence on the images that were found; *what* names one of them."""
     shapes = len({frame.target for frame in frames.values()})
-    words = f"{len(dataset.images)} {what} in {shapes} shape{'s' if shapes > 1 else ''}"
+    words = f"{counted(len(dataset.images), what)} in {counted(shapes, 'shape')}"
     return words + (f", shown {dataset.shown} times an epoch" if dataset.shown != len(dataset.images) else "")
+
+
+def counted(number: int, what: str) -> str:
+    """Return ``1 image``, ``2 images`` ..."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -20,13 +20,13 @@ CURVE: Final = "loss.svg"
 
 
 def diffusers_file(weights: Mapping[str, torch.Tensor], product: Product) -> bytes:
-    """Return the file that diffusers loads. *weights* are by our names, float32, on the CPU."""
-    return state.encode(diffusers.tensors(weights, product), header.ours(product))
+    """Return the file that diffusers loads. *weights* are by our names, float32, on the CPU; Failure if not finite."""
+    return _encode(diffusers.tensors(weights, product), header.ours(product), product.steps)
 
 
 def kohya_file(weights: Mapping[str, torch.Tensor], product: Product) -> bytes:
     """Return the file that kohya's scripts, A1111, Forge and ComfyUI load."""
-    return state.encode(kohya.tensors(weights, product), header.kohya(product))
+    return _encode(kohya.tensors(weights, product), header.kohya(product), product.steps)
 
 
 def files(
@@ -48,3 +48,8 @@ def files(
     if taken := sorted(found.keys() & (extra or {}).keys()):
         raise ValueError(f"{taken[0]} is the name of a file of the LoRA itself")
     return found | dict(extra or {})
+
+
+def _encode(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], steps: int) -> bytes:
+    state.check_finite(tensors, steps)
+    return state.encode(tensors, metadata)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract import layout
 from lorafinetune.contract.event import EventType, Phase
@@ -44,28 +44,12 @@ GRID: Final = "grid.png"
 _NAME: Final = re.compile(r"^(\d{8})-(\d+)\.png$")
 
 
-class Predict(Protocol):
-    """As :meth:`Model.predict`."""
-
-    def __call__(
-        self,
-        noisy: torch.Tensor,
-        timesteps: torch.Tensor,
-        embeddings: torch.Tensor,
-        pooled: torch.Tensor,
-        time_ids: torch.Tensor,
-        *,
-        weights: Mapping[str, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Return the prediction, with *weights* in place of those that are trained."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Means:
     """What pictures are made with."""
 
-    predict: Predict
+    predict: Callable[[Mapping[str, torch.Tensor]], sampler.Predict]
+    """Returns what predicts with weights in place of those that are trained."""
     published: Callable[[], Mapping[str, torch.Tensor]]
     """Returns copies of the weights that would be published now."""
     encode: Callable[[str, Mapping[str, torch.Tensor]], Prompt]
@@ -180,7 +164,7 @@ class Validation:
             prompt = means.encode(settings.prompts[number], weights)
             with _plain(means.compiled):
                 made = sampler.make_latents(
-                    partial(means.predict, weights=weights),
+                    means.predict(weights),
                     means.schedule,
                     prompt,
                     negative or sampler.wordless(prompt),
@@ -230,7 +214,7 @@ def begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> Validation |
         return Prompt(embeddings[0], pooled[0])
 
     means = Means(
-        predict=model.predict,
+        predict=lambda weights: partial(model.predict, weights=weights),
         published=loop.published,
         encode=encode,
         schedule=sampler.make_schedule(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract import head as heads
-from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry, ConditioningEntry, Head, HeadLost
 from lorafinetune.contract.manifest import File, Manifest, SaveReason
 from lorafinetune.contract.plan import Plan
@@ -21,7 +20,7 @@ from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage import errors, inventory
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune_trainer.failure import Failure, invalid
+from lorafinetune_trainer.failure import invalid
 from lorafinetune_trainer.saving import state
 from lorafinetune_trainer.saving.uploads import Upload
 
@@ -299,13 +298,7 @@ class Checkpoints:
         return heads.check_fence(head, attempt=self.attempt, pod_uid=self._pod_uid)
 
     def _put(self, bucket: Bucket, snapshot: Snapshot, reason: SaveReason, upload: Upload) -> CheckpointEntry:
-        if (name := state.not_finite(snapshot.tensors)) is not None:
-            raise Failure(
-                ExitCode.FAILED,
-                "NaNLoss",
-                f"{name} of step {snapshot.step} is not finite, so that step is not saved: lower "
-                "training.learningRate; the checkpoints before it are kept",
-            )
+        state.check_finite(snapshot.tensors, snapshot.step)
         folder = layout.checkpoint(self.attempt, snapshot.step)
         # No more parts exist than are on their way: all at once would be the whole state once more.
         places = threading.Semaphore(PARALLEL)

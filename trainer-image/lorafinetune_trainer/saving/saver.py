@@ -22,6 +22,8 @@ MAX_FAILED_SAVES: Final = 3
 """Saves that may fail in a row before the attempt ends: work that cannot be kept is not worth paying for."""
 MAX_FAILED_FINAL_SAVES: Final = 6
 """The same for the last one, when there is no more work to pay for."""
+PATIENCE: Final = 240.0
+"""Seconds for which a bucket that does not answer is borne, however many saves fail meanwhile: stores are restarted."""
 MAX_PAUSE: Final = 30.0
 WAIT_SHARE: Final = 0.4
 """Share of the notice for which the rescue waits for a save of its step that is under way."""
@@ -66,6 +68,7 @@ class Saver:
         self._pending: tuple[Snapshot, SaveReason] | None = None
         self._saving: _Save | None = None
         self._failed = 0
+        self._failing_since = 0.0
         threading.Thread(target=self._work, name="saver", daemon=True).start()
 
     def offer(self, snapshot: Snapshot, reason: SaveReason) -> None:
@@ -189,10 +192,13 @@ class Saver:
 
     def _save(self, snapshot: Snapshot, reason: SaveReason, upload: Upload) -> Failure | None:
         """Save, and return what ends the attempt, if anything does."""
+        began = time.monotonic()
         try:
             self._commit(snapshot, reason, upload=upload, before_head=lambda: self._do_beside(snapshot.step, None))
         except GivenUp:
             return None
+        except errors.OtherVersion as error:
+            return explain(error)
         except errors.StorageError as error:
             failure = explain(error)
         except BaseException as error:
@@ -200,14 +206,18 @@ class Saver:
         else:
             self._failed = 0
             return self._tidy()
+        if not self._failed:
+            self._failing_since = began
         self._failed += 1
         final = reason is SaveReason.FINAL
-        if self._failed >= (MAX_FAILED_FINAL_SAVES if final else MAX_FAILED_SAVES):
+        away = failure.code is ExitCode.STORAGE_UNREACHABLE and time.monotonic() - self._failing_since < PATIENCE
+        if self._failed >= (MAX_FAILED_FINAL_SAVES if final else MAX_FAILED_SAVES) and not away:
             message = f"{self._failed} checkpoints in a row could not be saved: {failure.message}"
-            return Failure(ExitCode.STORAGE_UNREACHABLE, failure.reason, message)
+            refused = failure.code is ExitCode.STORAGE_REFUSED
+            return Failure(failure.code if refused else ExitCode.STORAGE_UNREACHABLE, failure.reason, message)
         self._reporter.note(f"a checkpoint could not be saved, and will be tried again: {failure.message}")
         if final:
-            self._ending.noticed.wait(min(2.0**self._failed, MAX_PAUSE))
+            self._ending.noticed.wait(min(2.0 ** min(self._failed, 16), MAX_PAUSE))
         return None
 
     def _tidy(self) -> Failure | None:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lorafinetune.contract import canonical
+from lorafinetune.contract.exit_codes import ExitCode
+from lorafinetune_trainer.failure import Failure
 
 if TYPE_CHECKING:
     import torch
@@ -142,9 +144,16 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return canonical.sha256(encode({name: tensor.detach().cpu() for name, tensor in tensors.items()}))
 
 
-def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of a tensor that holds NaN or an infinity; None where all are finite."""
-    return next((name for name, one in tensors.items() if not _is_finite(one)), None)
+def check_finite(tensors: Mapping[str, torch.Tensor], step: int) -> None:
+    """Refuse (NaNLoss) tensors of *step* that hold NaN or an infinity: they are nobody's work, and may not be kept."""
+    for name, one in tensors.items():
+        if not _is_finite(one):
+            raise Failure(
+                ExitCode.NOT_FINITE,
+                "NaNLoss",
+                f"{name} of step {step} is not finite, so that step is not saved: lower training.learningRate; the "
+                "checkpoints before it are kept",
+            )
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

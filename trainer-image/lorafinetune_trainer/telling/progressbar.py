@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lorafinetune.contract.event import Event, EventType, Phase
+from lorafinetune.contract.event import Event, EventType, Phase, Saved
 
 CLEAR: Final = "\r\x1b[K"
 """Takes the bar away."""
@@ -34,6 +34,8 @@ def bar(event: Event, *, elapsed: float, in_phase: float, columns: int, plain: b
         done, total, unit = event.done or 0, event.total, "item"
         rate = done / in_phase if in_phase else 0.0
     phase = str(event.phase or Phase.STARTING)
+    if event.phase is Phase.RESUMING and not event.step:
+        phase = "Loading"  # in the contract's word, a first attempt resumes at step 0
     if not total:
         return f"{phase} [{tqdm.format_interval(elapsed)}]"[: columns - 1]
     pace = "<{remaining}, {rate_inv_fmt}" if rate else ""
@@ -53,17 +55,28 @@ def bar(event: Event, *, elapsed: float, in_phase: float, columns: int, plain: b
     return made
 
 
-def sentence(event: Event) -> str:
-    """Return what is said of *event* above the bar; nothing where the bar says it."""
-    if event.type is EventType.PROGRESS and (event.loss is not None or event.total is not None or not event.message):
-        return ""
-    words = [f"step {event.step}"]
-    if event.checkpoint is not None:
-        words.append(f"checkpoint {event.checkpoint.id}")
-    if event.saved is not None:
-        words.append(f"saved: {event.saved}")
-    if event.phase is not None and event.phase is not Phase.TRAINING:
-        words.append(str(event.phase))
-    if event.reason:
-        words.append(event.reason)
-    return f"{event.type}: {', '.join(words)}" + (f": {event.message}" if event.message else "")
+def sentence(event: Event, *, durable: int = 0) -> str:
+    """Return what is said of *event* above the bar; nothing where the bar says it.
+
+    *durable* is the newest step that is known to be saved.
+    """
+    match event.type:
+        case EventType.PROGRESS:
+            return "" if event.loss is not None or event.total is not None else event.message
+        case EventType.STARTED:
+            return event.message
+        case EventType.CHECKPOINT:
+            return f"checkpoint at step {event.step}"
+        case EventType.FINISHED:
+            return f"finished at step {event.step}: {event.message}"
+        case EventType.YIELDED:
+            return _yielded(event, durable)
+        case EventType.FAILED:
+            return f"failed at step {event.step} ({event.reason}): {event.message}"
+
+
+def _yielded(event: Event, durable: int) -> str:
+    words = [event.message] if event.message else []
+    step = event.step if event.saved is not Saved.NONE else durable
+    again = "run the same command to go on from there" if step else "run the same command to begin anew"
+    return "; ".join([*words, f"step {step} is saved" if step else "nothing is saved"]) + f": {again}"

@@ -25,6 +25,7 @@ from lorafinetune.contract import canonical
 from lorafinetune.contract.event import EVENTS_PATH, MAX_MESSAGE, Event, EventType, Phase
 from lorafinetune.contract.runconfig import Webhook
 from lorafinetune_trainer.telling import progressbar
+from lorafinetune_trainer.telling.output import Output
 
 TIMEOUT: Final = 2.0
 """Seconds for each step of one request."""
@@ -33,6 +34,8 @@ QUEUE: Final = 64
 MAX_ANSWER_BYTES: Final = 4096
 PROGRESS_INTERVAL: Final = 1.0
 """Seconds between two progress events."""
+PRINT_SECONDS: Final = 1.0
+"""How long the last lines wait for an output that is stuck."""
 
 
 class Reporter:
@@ -59,6 +62,9 @@ class Reporter:
         self._hurry = False
         self._last_progress = float("-inf")
         self._bar = ""
+        self._story = ""
+        self._durable = 0
+        self._output = Output(self._left_out)
         self._began = self._entered = time.monotonic()
         self._phase: Phase | None = None
         self._last_note = ""
@@ -111,14 +117,15 @@ class Reporter:
             self._write({"note": message}, message)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is sent, at most *seconds*; return whether it was."""
+        """Wait until all is sent, at most *seconds*, and for a moment until all is printed; return whether it was."""
         deadline = time.monotonic() + seconds
         with self._change:
             self._hurry = True
             self._change.notify_all()
             while self._queue and (left := deadline - time.monotonic()) > 0:
                 self._change.wait(left)
-            return not self._queue
+            sent = not self._queue
+        return self._output.flush(PRINT_SECONDS) and sent
 
     def _enqueue(self, event: Event) -> None:
         if event.type is EventType.PROGRESS and len(self._queue) > 1 and self._queue[-1].type is EventType.PROGRESS:
@@ -196,7 +203,14 @@ class Reporter:
             return answer.status, _message_of(text), float(wait) if wait.isdigit() else 0.0
 
     def _print(self, event: Event) -> None:
-        self._write(event.to_json(), progressbar.sentence(event), event)
+        if event.type in (EventType.STARTED, EventType.CHECKPOINT):
+            self._durable = event.step
+        text = progressbar.sentence(event, durable=self._durable)
+        if event.type is EventType.STARTED:
+            self._story = event.message
+        elif text and text == self._story:
+            text = ""  # when the training begins it is told again
+        self._write(event.to_json(), text, event)
 
     def _write(self, members: dict[str, Any], text: str, event: Event | None = None) -> None:
         """Print a JSON line; on a terminal a sentence above the one bar, or the bar itself."""
@@ -207,9 +221,12 @@ class Reporter:
             if event is not None:
                 self._redraw(event)
             line += (f"{text}\n" if text else "") + self._bar
-        with contextlib.suppress(OSError, ValueError):  # a closed terminal must not end the training
-            sys.stdout.write(line)
-            sys.stdout.flush()
+        if line:
+            self._output.write(line)
+
+    def _left_out(self, count: int) -> str:
+        words = f"{count} messages were left out here: nobody read them"
+        return f"{progressbar.CLEAR}{words}\n" if self._readable else json.dumps({"note": words}) + "\n"
 
     def _redraw(self, event: Event) -> None:
         now = time.monotonic()

@@ -297,7 +297,7 @@ class Loop:
         more = f" and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else ""
         names = f", the last time with {', '.join(bad[:MAX_NAMES])}{more}" if bad else ""
         return Failure(
-            ExitCode.FAILED,
+            ExitCode.NOT_FINITE,
             "NaNLoss",
             f"loss or gradient was NaN or infinite in {self.not_finite} steps in a row, up to step {self.step}{names}: "
             f"lower training.learningRate (now {training.peak_rate:g}), "

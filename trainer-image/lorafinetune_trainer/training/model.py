@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract.training import Precision, Training
 from lorafinetune_trainer.base import parts
-from lorafinetune_trainer.base.files import Files
+from lorafinetune_trainer.base.files import SCHEDULER, Files
 from lorafinetune_trainer.base.parts import TextEncoder
 from lorafinetune_trainer.conditioning import prompts
 from lorafinetune_trainer.failure import invalid
@@ -62,18 +62,8 @@ class Model:
         (images, 6, float32) lie on the device. With *weights*, by the same names as the trained ones, it is computed
         with those in place of them; the trained tensors are not touched, so this may be done beside a step.
         """
-        predicted = _call(
-            self.unet,
-            self._places(UNET, weights),
-            noisy.to(self.dtype),
-            timesteps,
-            encoder_hidden_states=embeddings.to(self.dtype),
-            # Sizes stay 32-bit up to their embedding: bf16 would make 1368 of 1365.
-            added_cond_kwargs={"text_embeds": pooled.to(self.dtype), "time_ids": time_ids},
-            return_dict=False,
-        )[0]
-        result: torch.Tensor = predicted.float()
-        return result
+        unet = _Other(self.unet, self._places(UNET, weights))
+        return asking(unet, self.dtype)(noisy, timesteps, embeddings, pooled, time_ids)
 
     def embed(
         self, captions: Sequence[str], *, weights: Mapping[str, torch.Tensor] | None = None
@@ -102,6 +92,29 @@ class Model:
         }
 
 
+def asking(unet: Any, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    """Return how *unet*, whose frozen weights are of *dtype*, is asked: as :meth:`Model.predict` says."""
+
+    def predict(
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        pooled: torch.Tensor,
+        time_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        predicted: torch.Tensor = unet(
+            noisy.to(dtype),
+            timesteps,
+            encoder_hidden_states=embeddings.to(dtype),
+            # Sizes stay 32-bit up to their embedding: bf16 would make 1368 of 1365.
+            added_cond_kwargs={"text_embeds": pooled.to(dtype), "time_ids": time_ids},
+            return_dict=False,
+        )[0]
+        return predicted.float()
+
+    return predict
+
+
 @dataclass(frozen=True, slots=True)
 class _Other:
     """A module with other weights than its own, for as long as it is called."""
@@ -117,15 +130,11 @@ class _Other:
         return self.module.config
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        return _call(self.module, self.weights, *given, **named)
+        if self.weights is None:
+            return self.module(*given, **named)
+        from torch.func import functional_call
 
-
-def _call(module: Any, weights: dict[str, torch.Tensor] | None, *given: Any, **named: Any) -> Any:
-    if weights is None:
-        return module(*given, **named)
-    from torch.func import functional_call
-
-    return functional_call(module, weights, given, named)
+        return functional_call(self.module, self.weights, given, named)
 
 
 def be_deterministic(threads: int) -> None:
@@ -135,6 +144,8 @@ def be_deterministic(threads: int) -> None:
     torch.set_num_threads(threads)
     # On a GPU a few operators have no deterministic form: they warn instead of ending the run.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # Else each new tensor is filled first, against operators that read what they did not write: 600 more in a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 
@@ -221,6 +232,13 @@ def scheduler(config: Mapping[str, Any], training: Training) -> Any:
     if prediction not in (EPSILON, V_PREDICTION):
         raise invalid(
             "WrongBaseModel", f"the base model predicts {prediction}: only epsilon and v_prediction are known"
+        )
+    if prediction == EPSILON and noise.config.rescale_betas_zero_snr and not training.zero_terminal_snr:
+        raise invalid(
+            "WrongBaseModel",
+            f"the noise of the base model ends in pure noise (rescale_betas_zero_snr in {SCHEDULER} of "
+            "baseModel.source), from which nothing can be learned with prediction epsilon: set training.prediction: "
+            "v_prediction, if the model was made so, else rescale_betas_zero_snr: false in that file",
         )
     if prediction == EPSILON and noise.config.rescale_betas_zero_snr:
         raise invalid(

@@ -1,0 +1,145 @@
+"""What is wrong with a run config as it is written: every field at once, in the spec's words, with the way out.
+
+It is for who runs the trainer by hand: on Kubernetes the API server has refused the same before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from lorafinetune.contract.runconfig import RunConfig
+
+MAX_GIVEN: Final = 60
+"""Characters of what was given that a sentence repeats."""
+_BY_HAND: Final = {
+    "storage.credentialsSecret": "that is for Kubernetes: name a folder with the keys in storage.credentials, or have "
+    "them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
+    "baseModel.credentialsSecret": "that is for Kubernetes: name a folder with a file HF_TOKEN in "
+    "baseModel.hubCredentials",
+    "storage.onDelete": "that is for Kubernetes: remove it; by hand nothing is deleted at the end",
+    "placement": "that is for Kubernetes: remove it",
+    "suspend": "that is for Kubernetes: remove it",
+    "apiVersion": "this looks like a Kubernetes resource: give what stands under spec, and run",
+    "kind": "",
+    "metadata": "",
+    "spec": "",
+}
+"""Fields of the resource that a run config has not. Those without words are said by another one."""
+_FORMS: Final = {
+    "string": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "model": "an object, { ... }",
+    "dict": "an object, { ... }",
+}
+"""What a value should be, by the beginning of pydantic's word for the error."""
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """Return a sentence for each thing that is wrong, in the order of the fields."""
+    found = [sentence for one in error.errors(include_url=False) if (sentence := _sentence(one))]
+    return list(dict.fromkeys(found))
+
+
+def _sentence(error: ErrorDetails) -> str:
+    path, kind, about = _path(error["loc"]), error["type"], error.get("ctx", {})
+    if kind == "json_invalid":
+        return f"it is not JSON: {about.get('error', error['msg'])}"
+    if kind == "missing":
+        return f"{path} is missing: add it"
+    if kind == "extra_forbidden":
+        return _unknown(error["loc"])
+    if not path:
+        return "it must be an object, { ... }"
+    return f"{path} is {_given(error['input'])}, and must be {_wanted(kind, about)}{_why(kind, error['loc'])}"
+
+
+def _wanted(kind: str, about: dict[str, Any]) -> str:
+    """Return what the value must be."""
+    bounds = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "lt": "less than {}"}
+    for name, words in bounds.items():
+        if name in about:
+            return words.format(_number(about[name]))
+    if "multiple_of" in about:
+        return f"a multiple of {_number(about['multiple_of'])}"
+    if "expected" in about:  # pydantic's own list: 'a', 'b' or 'c'
+        return str(about["expected"])
+    if kind == "too_short":
+        return f"a list of at least {about['min_length']}"
+    if kind == "too_long":
+        return f"a list of at most {about['max_length']}"
+    if kind == "string_too_short":
+        return "a text that is not empty"
+    if kind == "string_too_long":
+        return f"at most {about['max_length']} characters long"
+    if kind == "string_pattern_mismatch":
+        return "letters, digits, dots, dashes and underscores"
+    return next((words for name, words in _FORMS.items() if kind.startswith(name)), kind.replace("_", " "))
+
+
+def _why(kind: str, place: Sequence[int | str]) -> str:
+    """Return what else is known: why only one value is allowed."""
+    found = _field(place)
+    if kind != "literal_error" or found is None or not found.description:
+        return ""
+    reason = " ".join(found.description.split()).partition(": ")[2].rstrip(".")
+    return f" ({reason})" if reason else ""
+
+
+def _unknown(place: Sequence[int | str]) -> str:
+    """Return what is said of a field that there is not."""
+    path, name = _path(place), str(place[-1])
+    if path in _BY_HAND:
+        return f"{path} is no field here: {_BY_HAND[path]}" if _BY_HAND[path] else ""
+    every = {path for path, _ in _fields(RunConfig)}
+    above = path.rpartition(".")[0]
+    camel = to_camel(re.sub(r"[-\s]", "_", name))
+    same = [one for one in sorted(every) if one.rpartition(".")[2].lower() == camel.lower()]
+    beside = {one.rpartition(".")[2]: one for one in every if one.rpartition(".")[0] == above}
+    near = difflib.get_close_matches(camel, beside, 1, 0.75)
+    # The same name beside it, then a name that is nearly it, then the same name elsewhere.
+    meant = [one for one in same if one.rpartition(".")[0] == above] or [beside[one] for one in near] or same[:1]
+    if meant:
+        return f"{path} is no field: write {meant[0]}"
+    return f"{path} is no field: remove it" + (f" (there are {', '.join(sorted(beside))})" if len(beside) <= 10 else "")
+
+
+def _fields(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield all fields below *model*, by their paths in JSON's names."""
+    for one in model.model_fields.values():
+        yield f"{above}{one.alias}", one
+        for inner in (one.annotation, *getattr(one.annotation, "__args__", ())):
+            if inspect.isclass(inner) and issubclass(inner, BaseModel):
+                yield from _fields(inner, f"{above}{one.alias}.")
+
+
+def _field(place: Sequence[int | str]) -> FieldInfo | None:
+    path = ".".join(one for one in place if isinstance(one, str))
+    return next((one for name, one in _fields(RunConfig) if name == path), None)
+
+
+def _path(place: Sequence[int | str]) -> str:
+    """Return ``validation.prompts[1]`` of its parts."""
+    return "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in place).removeprefix(".")
+
+
+def _given(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_GIVEN else f"{text[:MAX_GIVEN]}..."
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
