@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -22,7 +23,7 @@ from typing import Any
 from tests.bench.machine import Machine
 from tests.bench.trainer import notice, overhead, reference
 from tests.bench.trainer.attempts import LIMIT, Attempts, Marks
-from tests.bench.trainer.figures import Figure, median, render, to_json
+from tests.bench.trainer.figures import WIDTH, Figure, median, render, to_json
 from tests.bench.trainer.relay import relay
 from tests.bench.trainer.stage import MODEL_SHA256, Stage, digest, stage
 
@@ -57,7 +58,7 @@ def main(output: Path) -> int:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "diffusers", "peft", "transformers"))
     head = machine.line(versions, os.getloadavg())
     output.write_text(json.dumps(to_json(figures, head), indent=1) + "\n", encoding="utf-8")
-    print("", head, "", render(figures), "", f"JSON: {output}", sep="\n")
+    print("", textwrap.fill(head, WIDTH), "", render(figures), "", f"JSON: {output}", sep="\n")
     for problem in problems:
         print(f"FAILED: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -12,6 +13,8 @@ from typing import Any, Self
 from tests.bench.table import NOTHING, line, short
 
 HEAD = ("measure", "ours", "beside", "what stands beside", "ratio", "target", "met")
+WIDTH = 118
+"""Of the lines of a document's text."""
 
 
 class Verdict(StrEnum):
@@ -87,9 +90,10 @@ class Figure:
 
 
 def render(figures: Sequence[Figure]) -> str:
-    """Return the table, and below it a list of the notes."""
+    """Return the table, and below it a list of the notes, as they can stand in a document."""
     rows = [line(HEAD), "|---|---:|---:|---|---:|---:|---|", *(line(one.cells()) for one in figures)]
-    return "\n".join([*rows, "", *(f"- {one.measure}: {one.note}" for one in figures if one.note)])
+    notes = (f"- {one.measure}: {one.note}" for one in figures if one.note)
+    return "\n".join([*rows, "", *(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in notes)])
 
 
 def to_json(figures: Sequence[Figure], machine: str) -> dict[str, Any]:
