@@ -82,7 +82,11 @@ WORD = re.compile(r"^(?:[A-Z][a-z]+|NaN)[A-Za-z]*$")
 SPEAKING = [
     *(ROOT / "operator/lorafinetune/engine").glob("*.py"),
     *(ROOT / "operator/lorafinetune" / name for name in ("act.py", "jobs.py", "witness.py", "loop.py", "serve.py")),
-    *(path for path in (ROOT / "operator/lorafinetune/storage").glob("*.py") if path.name not in ("answers.py", "bucket.py")),
+    *(
+        path
+        for path in (ROOT / "operator/lorafinetune/storage").glob("*.py")
+        if path.name not in ("answers.py", "bucket.py")
+    ),
     *(ROOT / "trainer-image/lorafinetune_trainer").rglob("*.py"),
 ]
 """Modules whose CamelCase strings are words for people."""
