@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -19,17 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.machine import Machine
-from tests.bench.trainer import reference
+from tests.bench.trainer import notice, overhead, reference
 from tests.bench.trainer.attempts import LIMIT, Attempts, Marks
-from tests.bench.trainer.figures import Figure, median, render, to_json
+from tests.bench.trainer.figures import WIDTH, Figure, median, render, to_json
 from tests.bench.trainer.relay import relay
 from tests.bench.trainer.stage import MODEL_SHA256, Stage, digest, stage
 
-ROUNDS = 2
+ROUNDS = 3
 STEPS = 20
-LONG = 100
-"""Steps of the runs with and without checkpoints."""
-EVERY = 50
 
 
 def main(output: Path) -> int:
@@ -45,7 +44,9 @@ def main(output: Path) -> int:
             ("imports", _imports),
             ("starts and resumes", lambda: _starts(here)),
             ("steps", lambda: _steps(here)),
-            ("checkpoints", lambda: _checkpoints(here)),
+            ("checkpoints beside training", lambda: overhead.figures(here)),
+            ("signals in all phases", lambda: notice.signals(here)),
+            ("large states within the notice", lambda: notice.rescues(here)),
         ]
         for name, measure in parts:
             _say(name)
@@ -57,7 +58,7 @@ def main(output: Path) -> int:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "diffusers", "peft", "transformers"))
     head = machine.line(versions, os.getloadavg())
     output.write_text(json.dumps(to_json(figures, head), indent=1) + "\n", encoding="utf-8")
-    print("", head, "", render(figures), "", f"JSON: {output}", sep="\n")
+    print("", textwrap.fill(head, WIDTH), "", render(figures), "", f"JSON: {output}", sep="\n")
     for problem in problems:
         print(f"FAILED: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -90,15 +91,15 @@ def _operations() -> list[Figure]:
 def _imports() -> list[Figure]:
     pairs = [(reference.imports(reference.OURS), reference.imports(reference.NAIVE)) for _ in range(ROUNDS)]
     what = "public names, imported from the packages' roots"
+
+    def seconds(name: str, place: int) -> Figure:
+        return Figure.of_pairs(name, [(one[place], other[place]) for one, other in pairs], "s", what, target=0.5)
+
     return [
         Figure("modules imported", pairs[0][0][0], "", pairs[0][1][0], what, 0.5),
-        Figure("imports, seconds of the CPU", *_both(pairs, 2), what, 0.5),
-        Figure("imports, seconds", *_both(pairs, 1), what, 0.5),
+        seconds("imports, seconds of the CPU", 2),
+        seconds("imports, seconds", 1),
     ]
-
-
-def _both(pairs: list[tuple[tuple[int, float, float], tuple[int, float, float]]], place: int) -> Any:
-    return median([ours[place] for ours, _ in pairs]), "s", median([naive[place] for _, naive in pairs])
 
 
 def _starts(here: Stage) -> list[Figure]:
@@ -120,8 +121,8 @@ def _starts(here: Stage) -> list[Figure]:
     counted = [one.all("step")[-1] for one in calls]
 
     def split(name: str, of: Callable[[Marks], float], target: float | None = None) -> Figure:
-        ours, beside = median([of(one) for one in resumed]), median([of(one) for one in cold])
-        return Figure(f"resume: {name}", ours, "s", beside, "a cold start", target)
+        pairs = [(of(one), of(other)) for one, other in zip(resumed, cold, strict=True)]
+        return Figure.of_pairs(f"resume: {name}", pairs, "s", "a cold start", target=target)
 
     mib = 2**20
     return [
@@ -165,37 +166,26 @@ def _steps(here: Stage) -> list[Figure]:
     script = os.environ.get("REFERENCE")
     ours: list[dict[str, Any]] = []
     theirs: list[Marks] = []
-    for number in range(2):
+    for number in range(ROUNDS):
         ours.append(_child("tests.bench.trainer.steps", str(here.model), str(here.photos), str(STEPS)))
         if script:
             theirs.append(
                 reference.run(Path(script), here.model, here.photos, here.folder / f"reference-{number}", STEPS)
             )
-    on, off = ([value for one in ours for value in one["seconds"][which]] for which in ("on", "off"))
+    on, off = ([statistics.median(one["seconds"][which]) for one in ours] for which in ("on", "off"))
+    turns = list(zip(on, off, strict=True))
     found = [
-        Figure(
-            "seconds per step of 4 images, caches on",
-            median(on),
-            "s",
-            median(off),
-            "caches off",
-            note=_per_step(ours[0]),
-        )
+        Figure.of_pairs("seconds per step of 4 images, caches on", turns, "s", "caches off", note=_per_step(ours[0]))
     ]
     if theirs:
-        beside = median([value for one in theirs for value in one.step_seconds])
-        mib = 2**20
+        beside = [statistics.median(one.step_seconds) for one in theirs]
+        what, mib = "the reference", 2**20
+        with_on, with_off = (list(zip(one, beside, strict=True)) for one in (on, off))
         found += [
-            Figure("seconds per step, caches on", median(on), "s", beside, "the reference", 0.5),
-            Figure("seconds per step, caches off", median(off), "s", beside, "the reference", 1.0),
-            Figure(
-                "modules at the first step",
-                None,
-                "",
-                float(theirs[0].first("step")["modules"]),
-                "the reference",
-            ),
-            Figure("peak memory", None, "MiB", theirs[0].all("step")[-1]["peak"] / mib, "the reference"),
+            Figure.of_pairs("seconds per step, caches on", with_on, "s", what, target=0.5),
+            Figure.of_pairs("seconds per step, caches off", with_off, "s", what, target=1.0),
+            Figure("modules at the first step", None, "", float(theirs[0].first("step")["modules"]), what),
+            Figure("peak memory", None, "MiB", theirs[0].all("step")[-1]["peak"] / mib, what),
         ]
     return found
 
@@ -207,39 +197,6 @@ def _per_step(one: dict[str, Any]) -> str:
         for which in ("on", "off")
     ]
     return f"pictures and prompts encoded in a step of {one['images']} images: {', '.join(calls)}"
-
-
-def _checkpoints(here: Stage) -> list[Figure]:
-    """The same run with and without checkpoints, by turns."""
-    attempts = Attempts(here.folder / "checkpoints")
-    (here.folder / "checkpoints").mkdir()
-    often: list[Marks] = []
-    never: list[Marks] = []
-    for number in range(ROUNDS):
-        often.append(attempts.run(here.config(f"often-{number}", steps=LONG, every=EVERY)))
-        never.append(attempts.run(here.config(f"never-{number}", steps=LONG, every=LONG)))
-    place = here.s3.bucket(str(here.config("often-0", steps=LONG, every=EVERY).prefix))
-    folders: dict[str, int] = {}
-    for one in place.walk("checkpoints/"):
-        name = one.key.split("/")[1]
-        folders[name] = folders.get(name, 0) + one.size
-    held = [float(one["seconds"]) for marks in often for one in marks.all("snapshot")]
-    whole = sum(one.loop_seconds for one in often)
-    wall, without = median([one.loop_seconds for one in often]), median([one.loop_seconds for one in never])
-    return [
-        Figure(
-            f"wall time of {LONG} steps, a checkpoint after each {EVERY}",
-            wall,
-            "s",
-            without,
-            "without checkpoints",
-            1.01,
-            note="a step of the tiny model takes milliseconds: checkpoints come far more often than in earnest",
-        ),
-        Figure("training thread held by checkpoints, share of wall time", sum(held) / whole, "", target=0.01),
-        Figure("training thread held by one checkpoint", median(held), "s"),
-        Figure("bytes uploaded per checkpoint", max(folders.values(), default=0) / 2**20, "MiB"),
-    ]
 
 
 def _on_a_gpu(problems: list[str]) -> list[Figure]:

@@ -78,7 +78,7 @@ class Attempts:
         self._folder = folder
         self._count = 0
 
-    def run(self, config: RunConfig, *, stop_after: int | None = None, count: bool = False) -> Marks:
+    def run(self, config: RunConfig, *, stop_after: int | None = None, count: bool = False, ballast: int = 0) -> Marks:
         """Run one attempt to its end, or send it SIGTERM after a step; RuntimeError where it ends otherwise."""
         self._count += 1
         folder = self._folder / f"attempt-{self._count}"
@@ -93,6 +93,7 @@ class Attempts:
             "TMPDIR": str(folder),
             "BENCH_MARKS": str(marks),
             **({"BENCH_COUNT": "1"} if count else {}),
+            "BENCH_BALLAST": str(ballast),
         }
         started = time.monotonic()
         with (folder / "output").open("wb") as output:
@@ -103,7 +104,7 @@ class Attempts:
                 if stop_after is not None:
                     _wait(process, marks, stop_after)
                     process.send_signal(signal.SIGTERM)
-                code = process.wait(LIMIT)
+                code = process.wait(2 * LIMIT)
             finally:
                 process.kill()
         if code not in ((75,) if stop_after is not None else (0,)):

@@ -2,6 +2,7 @@
 
 It writes to the file ``BENCH_MARKS`` what happened when, as JSON lines of {"what", "at", ...}; "at" is this machine's
 monotonic clock. With ``BENCH_COUNT`` it also counts the calls of VAE and text encoders, which costs time of its own.
+With ``BENCH_BALLAST`` each snapshot holds so many bytes more, copied as the state is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import runpy
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 _LOCK = threading.Lock()
@@ -59,14 +62,18 @@ _calls: dict[str, int] = {}
 
 
 def _watch_loop() -> None:
+    from lorafinetune_trainer.saving.saver import Saver
+    from lorafinetune_trainer.saving.uploads import size_of
     from lorafinetune_trainer.training.loop import Loop
 
-    train, snapshot = Loop.train, Loop.snapshot
+    train, snapshot, save = Loop.train, Loop.snapshot, Saver._save
+    more = _ballast(int(os.environ.get("BENCH_BALLAST", "0")))
 
     def training(self: Loop, on_step: Any) -> None:
         def counted(progress: Any) -> None:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            mark("step", step=progress.step, modules=len(sys.modules), peak=peak, calls=dict(_calls))
+            cpu = time.process_time()
+            mark("step", step=progress.step, modules=len(sys.modules), peak=peak, cpu=cpu, calls=dict(_calls))
             on_step(progress)
 
         mark("loop begins", step=self.step)
@@ -76,11 +83,39 @@ def _watch_loop() -> None:
     def taking(self: Loop) -> Any:
         begin = time.monotonic()
         found = snapshot(self)
+        found = replace(found, tensors={**found.tensors, **more()})
         mark("snapshot", seconds=time.monotonic() - begin)
         return found
 
+    def saving(self: Saver, given: Any, *rest: Any) -> Any:
+        failure = save(self, given, *rest)
+        mark("saved", step=given.step, size=size_of(given.tensors))
+        return failure
+
     Loop.train = training  # type: ignore[method-assign]
     Loop.snapshot = taking  # type: ignore[method-assign]
+    Saver._save = saving  # type: ignore[method-assign]
+
+
+def _ballast(size: int) -> Callable[[], dict[str, Any]]:
+    """Return what copies a state of *size* bytes more: three vectors, copied whole, and views of their parts."""
+    import torch
+
+    from lorafinetune_trainer.saving.snapshots import HostCopies
+    from tests.bench.trainer.sizes import TENSORS
+
+    state = {name: torch.randn(size // 12) for name in ("lora", "exp_avg", "exp_avg_sq")}
+    copies = HostCopies(torch.device("cpu"))
+
+    def take() -> dict[str, Any]:
+        taken = copies.take(state) if size else {}
+        return {
+            f"ballast.{name}.{number:04}": part
+            for name, vector in taken.items()
+            for number, part in enumerate(vector.chunk(TENSORS))
+        }
+
+    return take
 
 
 def _count_encoders() -> None:

@@ -1,237 +1,190 @@
-"""``python -m tests.bench.notice``: how soon the trainer hears a SIGTERM in each phase, and how long saving takes.
+"""How soon the trainer hears a SIGTERM in each phase, and how long saving takes. Real processes, real signals.
 
-Real processes and real signals. Each wake-up is measured beside one of a control process that does nothing but the
-same wait, so that what the machine does shows. Figures are printed and never judged.
+Each wake-up is measured beside one of a control process that does nothing but the same wait, so that what the machine
+does shows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from examples import tiny_sdxl
 from lorafinetune.contract.runconfig import ENV_POD_UID, ENV_RUN_CONFIG, ENV_TERMINATION_LOG, RunConfig
 from tests.bench.samples import Samples
-from tests.integration.trainer.faults import proxy
-from tests.integration.trainer.s3 import Access, serve
+from tests.bench.trainer.figures import Figure
+from tests.bench.trainer.probes import LIMIT, Heard, Probed, probed, until
+from tests.bench.trainer.relay import Counts, relay
+from tests.bench.trainer.sizes import state_bytes
+from tests.bench.trainer.stage import Stage
 
 PAUSE = 0.02
-LIMIT = 30.0
-"""Seconds after which a wake-up counts as missing."""
+RUNS = 2
+"""Attempts that are signalled from their first to their last phase."""
+TRAINING_SECONDS = 20.0
+"""Time for which one more is signalled while it steps."""
+ROUNDS = 3
 LINK = 100e6
 """Bytes per second of the shaped link."""
-STATE_BYTES = 3 * 1120 * 32 * 1296 * 4
+STATE_BYTES = state_bytes(32)
 NOTICE = 30.0
+CONTROL = "a process that only waits"
+WHOLE_LIMIT = 10.0
+STEPPING = "Training"
+AWAKE_LIMITS = {99: 20.0, 100: 1000.0}
+"""Milliseconds for so many percent: 99 of all signals while it steps, each of them in all other phases."""
+_ALL_PHASES = {
+    "dataset": {"classPrompt": "a photo of a dog", "classImages": 4},
+    "training": {"steps": 40, "emaDecay": 0.99},
+    "checkpoint": {"everySteps": 5},
+    "validation": {"prompts": ["sks timber dog in snow"], "everySteps": 10, "inferenceSteps": 10},
+}
+_LONG = {"training": {"steps": 100_000, "emaDecay": 0.99}, "checkpoint": {"everySteps": 20}}
+
+_Heard = dict[str, list[float | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One measure: the trainer's values, and those of the control process that was asked in turn with it."""
-
-    measure: str
-    ours: Samples
-    control: Samples | None = None
-    unit: str = "ms"
-    target: float | None = None
+def signals(here: Stage) -> list[Figure]:
+    """Return how soon attempts were awake after SIGTERM, in all phases."""
+    with _stand(here, "signals") as stand:
+        return stand.awake()
 
 
-class Probed:
-    """A process that is sent signals and tells when it was awake."""
-
-    def __init__(self, what: str, environment: dict[str, str], output: Path) -> None:
-        self._read, write = os.pipe()
-        with output.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.bench.probed", what, str(write)],
-                env={**os.environ, **environment},
-                pass_fds=(write,),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-            )
-        os.close(write)
-        self.output = output
-
-    def probe(self) -> tuple[float | None, str]:
-        """Send SIGINT; return the milliseconds until the thread was awake (None: not within the limit), and where."""
-        sent = time.monotonic_ns()
-        self.process.send_signal(signal.SIGINT)
-        if not select.select([self._read], [], [], LIMIT)[0]:
-            return None, ""
-        line = os.read(self._read, 4096).decode().splitlines()
-        if not line:
-            return None, ""
-        when, _, phase = line[-1].partition(" ")
-        return (int(when) - sent) / 1e6, phase
-
-    def listens(self) -> bool:
-        """Whether it has its handlers already: without, a signal would end it."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
-        return bool(caught & (1 << (signal.SIGTERM - 1)))
-
-    def end(self) -> float:
-        """Send SIGTERM and return the seconds until it has ended."""
-        sent = time.monotonic()
-        self.process.terminate()
-        self.process.wait(60)
-        return time.monotonic() - sent
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(10)
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        os.close(self._read)
+def rescues(here: Stage) -> list[Figure]:
+    """Return how long it took to save a large state."""
+    with _stand(here, "rescues") as stand:
+        return stand.whole()
 
 
 @contextlib.contextmanager
-def probed(what: str, output: Path, environment: dict[str, str] | None = None) -> Iterator[Probed]:
-    made = Probed(what, environment or {}, output)
-    try:
-        _until(made.listens, "it listens")
-        yield made
-    finally:
-        made.close()
-
-
-def rows(folder: Path, *, runs: int = 2, steps_seconds: float = 20.0) -> list[Row]:
-    """Measure, and return the table's rows."""
-    (folder / "s3").mkdir()
-    with serve(folder / "s3") as s3, probed("control", folder / "control") as control:
-        stand = _Stand(folder, s3, control)
-        return [*stand.awake(runs, steps_seconds), *stand.whole()]
+def _stand(here: Stage, name: str) -> Iterator[_Stand]:
+    place = here.folder / name
+    place.mkdir()
+    with probed("control", place / "control") as control:
+        yield _Stand(here, place, control)
 
 
 class _Stand:
-    def __init__(self, folder: Path, s3: Access, control: Probed) -> None:
-        self._folder, self._s3, self._control = folder, s3, control
+    def __init__(self, here: Stage, folder: Path, control: Probed) -> None:
+        self._here, self._folder, self._control = here, folder, control
         self._number = 0
-        self._model = tiny_sdxl.build(folder / "model")
-        self._photos = folder / "photos"
-        self._photos.mkdir()
-        for number in range(4):
-            pixels = np.random.default_rng(number).integers(0, 255, (96, 80 + 8 * number, 3), np.uint8)
-            Image.fromarray(pixels).save(self._photos / f"{number}.png")
 
-    def awake(self, runs: int, seconds: float) -> list[Row]:
-        """Signal trainers, started from nothing, in all their phases; and one for long while it steps."""
-        ours: dict[str, list[float | None]] = defaultdict(list)
-        theirs: dict[str, list[float | None]] = defaultdict(list)
-        for steps in [40] * runs + [100_000]:
-            with self._trainer(steps) as trainer:
-                begun: float | None = None
-                while trainer.process.poll() is None and (begun is None or time.monotonic() - begun < seconds):
-                    took, phase = trainer.probe()
-                    if phase or trainer.process.poll() is None:
-                        ours[phase].append(took)
-                        theirs[phase].append(self._control.probe()[0])
-                    if steps > 40 and phase == "Training":
-                        begun = begun or time.monotonic()
+    def awake(self) -> list[Figure]:
+        """Signal attempts that are started from nothing in all their phases, and one for long while it steps."""
+        ours: _Heard = defaultdict(list)
+        theirs: _Heard = defaultdict(list)
+        for changes in (*[_ALL_PHASES] * RUNS, _LONG):
+            with self._process("trainer", self._config(changes)) as trainer:
+                stop: float | None = None
+                while (stop is None or time.monotonic() < stop) and (heard := self._pair(trainer, theirs)) is not None:
+                    ours[heard.phase].append(heard.milliseconds)
+                    if changes is _LONG and heard.phase == STEPPING:
+                        stop = stop or time.monotonic() + TRAINING_SECONDS
                     time.sleep(PAUSE)
         return [
-            Row(
-                f"awake after SIGTERM, {phase}",
-                Samples.of(ours[phase]),
-                Samples.of(theirs[phase]),
-                target=20.0 if phase == "Training" else 1000.0,
-            )
+            awake(f"in the phase {phase}", ours[phase], theirs[phase], 99 if phase == STEPPING else 100)
             for phase in ours
         ]
 
-    def whole(self) -> list[Row]:
-        """Save a state of rank 32 over a link of 100 MB/s: SIGTERM alone, and while an older one is on its way."""
-        found: list[Row] = []
-        with proxy(self._s3.endpoint) as between:
-            between.link.bytes_per_second = LINK
+    def _pair(self, trainer: Probed, theirs: _Heard) -> Heard | None:
+        """Signal the trainer and then the control process, whose answer belongs to the trainer's phase."""
+        heard = trainer.probe()
+        beside = self._control.probe()
+        if heard is not None and beside is not None:
+            theirs[heard.phase].append(beside.milliseconds)
+        return heard
+
+    def whole(self) -> list[Figure]:
+        """Save a state of rank 32 over a link of 100 MB/s, by turns: SIGTERM alone, and with an older on its way."""
+        seconds: dict[str, list[float]] = defaultdict(list)
+        said: dict[str, str] = {}
+        ours: list[float | None] = []
+        theirs: _Heard = defaultdict(list)
+        for _ in range(ROUNDS):
             for case in ("nothing on its way", "an older state on its way"):
-                config = self._config({"storage": {"endpoint": between.endpoint}, "noticeSeconds": NOTICE})
-                with self._process("state", config) as saver:
-                    _until(lambda: b"ready" in saver.output.read_bytes(), "the state is there", 120)
-                    ours: list[float | None] = []
-                    theirs: list[float | None] = []
+                with self._saver() as (saver, passed):
                     if case != "nothing on its way":
-                        assert saver.process.stdin is not None
-                        saver.process.stdin.write(b"save\n")
-                        saver.process.stdin.flush()
-                        until = time.monotonic() + 3.0
-                        while time.monotonic() < until:
-                            ours.append(saver.probe()[0])
-                            theirs.append(self._control.probe()[0])
+                        saver.say("save")
+                        until(lambda: passed.up > STATE_BYTES / 10, "the older state is on its way")
+                        while passed.up < STATE_BYTES / 2 and (heard := self._pair(saver, theirs)) is not None:
+                            ours.append(heard.milliseconds)
                             time.sleep(PAUSE)
-                        measure = "awake after SIGTERM, while 557 MB are uploaded"
-                        found.append(Row(measure, Samples.of(ours), Samples.of(theirs), target=20.0))
-                    took = saver.end()
-                    words = json.loads((self._folder / f"{self._number}.words").read_text())
-                    measure = f"{STATE_BYTES / 1e6:.0f} MB at {LINK / 1e6:.0f} MB/s (shaped), {case}: {words['saved']}"
-                    found.append(Row(measure, Samples.of([took]), unit="s", target=10.0))
-        return found
+                    seconds[case].append(saver.end())
+                said[case] = self._last_words()
+        size = f"{STATE_BYTES / 1e6:.0f} MB (rank 32) over a link of {LINK / 1e6:.0f} MB/s (shaped)"
+        beside = [one for every in theirs.values() for one in every]
+        return [
+            *(
+                Figure(
+                    f"SIGTERM to the end, {size}, {case}",
+                    statistics.median(every),
+                    "s",
+                    STATE_BYTES / LINK,
+                    "the bytes on the link alone",
+                    WHOLE_LIMIT,
+                    by_value=True,
+                    spread=(min(every), max(every)),
+                    note=said[case],
+                )
+                for case, every in seconds.items()
+            ),
+            awake(f"while {STATE_BYTES / 1e6:.0f} MB are uploaded", ours, beside, 99),
+        ]
+
+    @contextlib.contextmanager
+    def _saver(self) -> Iterator[tuple[Probed, Counts]]:
+        with relay(self._here.s3.endpoint, LINK) as passed:
+            config = self._config({"storage": {"endpoint": passed.endpoint}, "noticeSeconds": NOTICE})
+            with self._process("state", config) as saver:
+                until(lambda: b"ready" in saver.output.read_bytes(), "the state is there", 120)
+                yield saver, passed
+
+    def _last_words(self) -> str:
+        """Return what the process said at its end. It must have saved its newest state."""
+        words = json.loads(self._words.read_text())
+        if words["saved"] != "new" or words["durableStep"] != words["step"]:
+            raise RuntimeError(f"the newest state was not saved: {words}")
+        return f"saved: {words['saved']}, step {words['durableStep']} of {words['step']}, phase {words['phase']}"
+
+    @property
+    def _words(self) -> Path:
+        return self._folder / f"{self._number}.words"
 
     def _config(self, changes: dict[str, Any]) -> RunConfig:
         self._number += 1
-        name = f"notice-{self._number}"
-        storage = {"uri": "s3://loras/", "endpoint": self._s3.endpoint, "credentials": str(self._s3.credentials)}
-        config = {
-            "run": {"name": name, "uid": f"{name}-0000-uid"},
-            "baseModel": {"source": str(self._model)},
-            "dataset": {"source": str(self._photos), "instancePrompt": "a photo of sks timber dog"},
-            "training": {"steps": 40, "resolution": 64, "precision": "fp32", "lora": {"rank": 4}},
-            "checkpoint": {"everySteps": 5},
-            **changes,
-            "storage": {**storage, **changes.get("storage", {})},
-        }
+        config = self._here.config(f"{self._folder.name}-{self._number}", steps=1, every=1).to_json()
+        for section, values in changes.items():
+            config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
         return RunConfig.model_validate(config)
-
-    def _trainer(self, steps: int) -> contextlib.AbstractContextManager[Probed]:
-        training = {"steps": steps, "resolution": 64, "precision": "fp32", "lora": {"rank": 4}}
-        return self._process("trainer", self._config({"training": training}))
 
     def _process(self, what: str, config: RunConfig) -> contextlib.AbstractContextManager[Probed]:
         environment = {
             ENV_RUN_CONFIG: json.dumps(config.to_json()),
-            ENV_TERMINATION_LOG: str(self._folder / f"{self._number}.words"),
+            ENV_TERMINATION_LOG: str(self._words),
             ENV_POD_UID: f"pod-{self._number}",
             "HF_HUB_OFFLINE": "1",
+            "TMPDIR": str(self._folder),
         }
         return probed(what, self._folder / f"{self._number}.output", environment)
 
 
-def render(found: list[Row]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = ["| measure | N | p50 | p99 | most | control p99 | target |", "|---|---:|---:|---:|---:|---:|---:|"]
-    for row in found:
-        control = row.control.percentile(99) if row.control is not None else None
-        values = (row.ours.median, row.ours.percentile(99), row.ours.percentile(100), control, row.target)
-        cells = [f"{one:.3g} {row.unit}" if one is not None else "-" for one in values]
-        missing = f" ({row.ours.missing} missing)" if row.ours.missing else ""
-        lines.append(f"| {row.measure} | {len(row.ours.values)}{missing} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _until(condition: Any, what: str, seconds: float = LIMIT) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.01)
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        print(render(rows(Path(place))))
+def awake(when: str, ours: list[float | None], theirs: list[float | None], percent: int) -> Figure:
+    """Return the row of so many wake-ups, in milliseconds, of which a percentile is judged."""
+    mine, control = Samples.of(ours), Samples.of(theirs)
+    missing = f" ({mine.missing} not within {LIMIT:.0f} s)" if mine.missing else ""
+    middle, *most = (one or 0.0 for one in (mine.median, mine.percentile(100), control.percentile(100)))
+    return Figure(
+        f"awake after SIGTERM {when}, {'most' if percent == 100 else f'p{percent}'}",
+        mine.percentile(percent) if not mine.missing else LIMIT * 1000,
+        "ms",
+        control.percentile(percent),
+        CONTROL,
+        AWAKE_LIMITS[percent],
+        by_value=True,
+        note=f"{len(ours)} signals{missing}, median {middle:.2g} ms, most {most[0]:.3g} ms (control {most[1]:.3g} ms)",
+    )

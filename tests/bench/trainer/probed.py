@@ -1,4 +1,4 @@
-"""``python -m tests.bench.probed WHAT FD``: a process whose wake-ups are written down, one line for each SIGINT.
+"""``python -m tests.bench.trainer.probed WHAT FD``: a process that writes down its wake-ups, a line for each SIGINT.
 
 The thread that is measured is the trainer's own, which waits for SIGTERM: each time it is awake it writes the time (of
 the clock that all processes share) and the phase to the descriptor FD. WHAT is ``trainer``, ``control`` (the same wait
@@ -18,10 +18,11 @@ import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from lorafinetune_trainer.ending import Ending  # noqa: E402
+from tests.bench.trainer.sizes import TENSORS, VALUES_PER_RANK  # noqa: E402
 
 WHAT, FD = sys.argv[1], int(sys.argv[2])
-TENSORS, VALUES = 1120, 32 * 1296
-"""Those of SDXL's LoRA of rank 32 on the attention: 46.4 million values, with Adam's moments 557 MB."""
+VALUES = 32 * VALUES_PER_RANK
+
 
 ending = Ending()
 _wait = signals.wait
@@ -50,6 +51,7 @@ def save_large_states() -> None:
     from lorafinetune_trainer.main import read_config
     from lorafinetune_trainer.saving.checkpoints import Checkpoints, Snapshot
     from lorafinetune_trainer.saving.saver import Saver
+    from lorafinetune_trainer.saving.snapshots import HostCopies
     from lorafinetune_trainer.telling.report import Reporter
 
     config = read_config(None)
@@ -59,13 +61,16 @@ def save_large_states() -> None:
     checkpoints.claim(None, expect_head=False)
     reporter = Reporter(run_uid=config.run.uid, attempt=1, webhook=None, on_stop=lambda *_: None, readable=False)
     ending.reporter = reporter
-    names = [f"{kind}{number:04}" for kind in ("lora.", "exp_avg.", "exp_avg_sq.") for number in range(TENSORS)]
-    state = {name: torch.randn(32, VALUES // 32) for name in names}
+    # As the loop keeps them: one vector of each kind, copied at once, of whose parts a snapshot is made.
+    state = {kind: torch.randn(TENSORS * VALUES) for kind in ("lora", "exp_avg", "exp_avg_sq")}
+    copies = HostCopies(torch.device("cpu"))
     ending.termination_log = Path(os.environ[ENV_TERMINATION_LOG])
     step = [1]
 
     def take() -> Snapshot:
-        return Snapshot(step[0], step[0], {name: tensor.clone() for name, tensor in state.items()})
+        parts = {kind: copy.view(TENSORS, 32, -1) for kind, copy in copies.take(state).items()}
+        named = {f"{kind}.{number:04}": one for kind, every in parts.items() for number, one in enumerate(every)}
+        return Snapshot(step[0], step[0], named)
 
     saver = Saver(checkpoints, take=take, ending=ending, reporter=reporter)
     ending.rescue = saver.rescue
@@ -82,10 +87,7 @@ def save_large_states() -> None:
         except BlockingIOError:
             continue
         if said:
-            step[0] += 1
-            saver.offer(
-                Snapshot(step[0], step[0], {name: one.clone() for name, one in state.items()}), SaveReason.PERIODIC
-            )
+            saver.offer(take(), SaveReason.PERIODIC)
             step[0] += 1
 
 

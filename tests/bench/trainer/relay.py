@@ -1,4 +1,4 @@
-"""A relay on loopback that counts the bytes which pass in each direction."""
+"""A relay on loopback that counts the bytes which pass in each direction, and may let them up no faster than a link."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from tests.integration.trainer.faults import Link
 
 PIECE = 256 * 1024
 
@@ -22,8 +24,14 @@ class Counts:
 
 
 @contextlib.contextmanager
-def relay(upstream: str) -> Iterator[Counts]:
-    """Run a relay in front of *upstream*; its connections are cut when the block ends."""
+def relay(upstream: str, bytes_per_second: float = 0.0) -> Iterator[Counts]:
+    """Run a relay in front of *upstream*; its connections are cut when the block ends.
+
+    All together send up no more than *bytes_per_second* (0: as fast as it goes). What has passed is on its way to
+    *upstream* at once, as on a real link.
+    """
+    link = Link()
+    link.bytes_per_second = bytes_per_second
     where = urlsplit(upstream)
     listener = socket.create_server(("127.0.0.1", 0))
     counts = Counts(f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -32,6 +40,8 @@ def relay(upstream: str) -> Iterator[Counts]:
     def carry(source: socket.socket, target: socket.socket, up: bool) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(PIECE):
+                if up:
+                    link.carry(len(piece))
                 target.sendall(piece)
                 with lock:
                     if up:
