@@ -125,14 +125,15 @@ class Ending:
         last = threading.Timer(left, os._exit, (YIELDED,))
         last.daemon = True
         last.start()
-        threading.Thread(target=self._listen_on, args=(began,), name="ctrl-c", daemon=True).start()
+        again = threading.Thread(target=self._listen_on, args=(began,), name="ctrl-c", daemon=True)
         if self.grace > 0:
+            again.start()
             self._say(lambda: self._plan(heard, deadline))
             time.sleep(min(self.grace, 0.4 * self.notice_seconds))  # the main thread ends the process within it
             self.grace = 0.0
         if not self._decided.acquire(blocking=False):  # the main thread was faster, and has until the deadline
             _wait_for_ever()
-        self._yield(deadline, heard)
+        self._yield(deadline, heard, again)
 
     def _listen_on(self, began: float) -> None:
         """End the process at once when a person presses Ctrl-C again: what has been committed is not touched by it."""
@@ -173,7 +174,7 @@ class Ending:
         thread.start()
         return thread
 
-    def _yield(self, deadline: float, heard: signal.Signals) -> NoReturn:
+    def _yield(self, deadline: float, heard: signal.Signals, again: threading.Thread) -> NoReturn:
         from lorafinetune.contract.event import EventType, Saved
         from lorafinetune.contract.exit_codes import ExitCode
         from lorafinetune_trainer.failure import Failure, explain
@@ -190,7 +191,10 @@ class Ending:
         if rescue is not None:
             worker = threading.Thread(target=save, args=(rescue,), name="rescue", daemon=True)
             worker.start()
-        said = self._say(lambda: self._plan(heard, deadline))  # after the saving has begun
+        # What is for people comes after the saving has begun: each thread's start may take a turn of the interpreter.
+        if not again.is_alive():
+            again.start()
+        said = self._say(lambda: self._plan(heard, deadline))
         if worker is not None:
             worker.join(max(0.0, deadline - 1.0 - time.monotonic()))
         code, reason, message = ExitCode.YIELDED, "", ""
