@@ -16,6 +16,7 @@ from tests.unit.protocol.search import Search
 from tests.unit.protocol.state import Broken, Rules
 
 DELETION = {"attempts": 2, "steps": 2, "losses": 0}
+COMMIT = heads.commit
 LOSSES = {"attempts": 2, "steps": 3, "losses": 1, "deletes": False}
 
 
@@ -72,30 +73,41 @@ def _fence_knows_no_tombstone(head: Head | None, *, attempt: int, pod_uid: str) 
     return head
 
 
-def _commits_twice(head: Head, entry: CheckpointEntry, *, keep: int) -> Head:
+def _commits_twice(head: Head, entry: CheckpointEntry, *, keep: int, rejected: frozenset[str]) -> Head:
     return head.model_copy(update={"checkpoints": [*head.checkpoints, entry][-keep:]})
 
 
-def _commits_in_front(head: Head, entry: CheckpointEntry, *, keep: int) -> Head:
+def _commits_in_front(head: Head, entry: CheckpointEntry, *, keep: int, rejected: frozenset[str]) -> Head:
     if entry in head.checkpoints:
         return head
     return head.model_copy(update={"checkpoints": [entry, *head.checkpoints][:keep]})
 
 
-def _all_but_the_entry_is_garbage(head: Head, entry: CheckpointEntry, *, keep: int) -> Head:
+def _all_but_the_entry_is_garbage(head: Head, entry: CheckpointEntry, *, keep: int, rejected: frozenset[str]) -> Head:
     if heads.has_commit(head, entry):
         return head
     garbage = [one.folder for one in head.checkpoints]
     return head.model_copy(update={"checkpoints": [*head.checkpoints, entry][-keep:], "garbage": garbage})
 
 
-def _the_entry_is_garbage_too(head: Head, entry: CheckpointEntry, *, keep: int) -> Head:
+def _the_entry_is_garbage_too(head: Head, entry: CheckpointEntry, *, keep: int, rejected: frozenset[str]) -> Head:
     if entry in head.checkpoints:
         return head
     return head.model_copy(update={"checkpoints": [*head.checkpoints, entry], "garbage": [entry.folder]})
 
 
-def _commit_drops_the_others(head: Head, entry: CheckpointEntry, *, keep: int) -> Head:
+def _commit_keeps_what_was_rejected(head: Head, entry: CheckpointEntry, *, keep: int, rejected: frozenset[str]) -> Head:
+    return COMMIT(head, entry, keep=keep)
+
+
+def _commit_keeps_as_few_as_it_is_told(
+    head: Head, entry: CheckpointEntry, *, keep: int, rejected: frozenset[str]
+) -> Head:
+    made = COMMIT(head, entry, keep=keep, rejected=rejected)
+    return made.model_copy(update={"checkpoints": made.checkpoints[-keep:]})
+
+
+def _commit_drops_the_others(head: Head, entry: CheckpointEntry, *, keep: int, rejected: frozenset[str]) -> Head:
     if heads.has_commit(head, entry):
         return head
     return head.model_copy(update={"checkpoints": head.checkpoints[:1] or [entry]})
@@ -129,6 +141,8 @@ TRANSITIONS: list[tuple[str, Callable[..., Head], dict[str, Any]]] = [
     ("commit", _all_but_the_entry_is_garbage, LOSSES),
     ("commit", _the_entry_is_garbage_too, LOSSES),
     ("commit", _commit_drops_the_others, LOSSES),
+    ("commit", _commit_keeps_what_was_rejected, LOSSES),
+    ("commit", _commit_keeps_as_few_as_it_is_told, LOSSES),
     ("sweep", _sweep_takes_checkpoints, LOSSES),
     ("publish", _the_artifact_is_its_own_garbage, LOSSES),
     ("bury", _buried_alive, DELETION),

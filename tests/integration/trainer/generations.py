@@ -7,20 +7,17 @@ server holds is looked at after every single change, in its files.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
 
 import torch
 
 from lorafinetune.contract import layout
-from lorafinetune.contract.event import EventType, Saved
+from lorafinetune.contract.event import Saved
 from lorafinetune.contract.head import ConditioningEntry, Head
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.plan import Plan
@@ -29,12 +26,11 @@ from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune.storage.collect import bury, collect, prune
 from lorafinetune.storage.rebuild import rebuild
-from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, explain
 from lorafinetune_trainer.saving.checkpoints import Checkpoints, Snapshot
 from lorafinetune_trainer.saving.saver import Saver
-from lorafinetune_trainer.telling.report import Reporter
-from tests.integration.trainer.faults import Kind, Proxy
+from tests.integration.trainer.dying import End, Killed, MortalSaver, Voice, before_each_request
+from tests.integration.trainer.faults import Proxy
 from tests.integration.trainer.s3 import BUCKET, Access
 
 STEPS, EVERY = 5, 2
@@ -51,10 +47,6 @@ PLAN = Plan(
 )
 CONDITIONING = ConditioningEntry(manifest="conditioning/none", manifest_sha256="3" * 64)
 _numbers = itertools.count(1)
-
-
-class Killed(BaseException):
-    """The generation is dead, and does not know it: no handler of errors may keep it alive."""
 
 
 def snapshot(step: int) -> Snapshot:
@@ -76,53 +68,11 @@ class Way:
         self.bucket = s3.at(between.endpoint).bucket(f"s3://{BUCKET}/")
         self.urgent = self.bucket.hasty(5.0)
         for bucket in (self.bucket, self.urgent):
-            for client in (bucket._client, bucket._once):
-                client.meta.events.register("before-send.s3", self._before_send)
+            before_each_request(bucket, self._before)
 
-    def _before_send(self, **_: Any) -> None:
+    def _before(self, *_: str) -> None:
         if self.dead:
             raise Killed
-
-
-class _End(Ending):
-    """Ends the generation, not the process."""
-
-    failure: Failure | None = None
-
-    def fail(self, failure: Failure) -> NoReturn:
-        self.failure = self.failure or failure
-        raise SystemExit
-
-    def finish(self, code: int, **_: Any) -> NoReturn:
-        raise AssertionError("only attempts of a process of their own end so")
-
-
-class _Saver(Saver):
-    """Its thread ends with the generation."""
-
-    def __init__(self, *arguments: Any, **members: Any) -> None:
-        self.ended = threading.Event()
-        super().__init__(*arguments, **members)
-
-    def _work(self) -> None:
-        with contextlib.suppress(SystemExit, Killed):
-            super()._work()
-        self.ended.set()
-
-
-class _Voice(Reporter):
-    """Keeps what is told, and prints nothing."""
-
-    def __init__(self, **members: Any) -> None:
-        self.durable: list[int] = []
-        super().__init__(**members)
-
-    def tell(self, type_: EventType, step: int, **members: Any) -> None:
-        if type_ is EventType.CHECKPOINT:
-            self.durable.append(step)
-
-    def _write(self, *_: Any, **__: Any) -> None:
-        pass
 
 
 class Run:
@@ -285,10 +235,10 @@ class Generation:
         way, run = self.run.way, self.run
         way.dead = False
         place = run.config.prefix
-        self._end = _End()
-        self._voice = _Voice(run_uid=run.uid, attempt=self.number, webhook=None, on_stop=lambda *_: None)
+        self._end = End()
+        self._voice = Voice(run_uid=run.uid, attempt=self.number, webhook=None, on_stop=lambda *_: None)
         self._checkpoints = Checkpoints(way.bucket.at(place), way.urgent.at(place), run.config, f"pod-{self.number}")
-        self._saver: _Saver | None = None
+        self._saver: MortalSaver | None = None
         self._step = 0
         thread = threading.Thread(target=self._live, daemon=True)
         thread.start()
@@ -354,7 +304,7 @@ class Generation:
         checkpoints.pin(PLAN, CONDITIONING)
         standing = self._end.standing
         standing.step = standing.durable_step = self._step
-        self._saver = saver = _Saver(
+        self._saver = saver = MortalSaver(
             checkpoints, take=lambda: snapshot(self._step), ending=self._end, reporter=self._voice
         )
         while self._step < STEPS:
@@ -390,52 +340,11 @@ class Generation:
             self._wait_for_rescue()
             raise Killed
 
-    def _end_saver(self, saver: _Saver) -> None:
+    def _end_saver(self, saver: MortalSaver) -> None:
         """Let the saver's thread meet its death, so that thousands of generations leave no thousands of threads."""
         self.run.way.dead = True
         saver.offer(snapshot(10**6), SaveReason.PERIODIC)
         assert saver.ended.wait(LIMIT), "the saver lives on"
-
-
-Interference = Callable[[Run, Generation], Kind | None]
-"""What happens at the chosen request: a kind of fault, or None where it goes on."""
-
-
-def _kill(run: Run, after: bool) -> Kind:
-    run.way.dead = True
-    return Kind.LOSE_ANSWER if after else Kind.DROP
-
-
-INTERFERENCES: dict[str, Interference] = {
-    "killed before the request": lambda run, _: _kill(run, after=False),
-    "killed after the request": lambda run, _: _kill(run, after=True),
-    "error before": lambda *_: Kind.REFUSE,
-    "error after": lambda *_: Kind.ERROR_AFTER,
-    "answer lost": lambda *_: Kind.LOSE_ANSWER,
-    "connection dropped": lambda *_: Kind.DROP,
-    "short read": lambda *_: Kind.BREAK_OFF,
-    "answer damaged": lambda *_: Kind.GARBLE,
-    "SIGTERM": lambda _, generation: generation.notice(),
-    "a rival claims": lambda run, _: run.rival(commits=False),
-    "a rival commits": lambda run, _: run.rival(commits=True),
-    "tombstone": lambda run, _: run.bury(),
-    "head deleted": lambda run, _: run.lose_head(),
-}
-
-
-def at_request(run: Run, generation: Generation, place: int, what: Interference, times: int = 1) -> Callable[..., Any]:
-    """Return what the proxy asks: *what* happens at the request number *place* (0, 1 ...), and at the next ones."""
-    numbers = itertools.count()
-
-    def interfere(method: str, path: str) -> Kind | None:
-        if not place <= next(numbers) < place + times:
-            return None
-        kind = what(run, generation)
-        if kind is Kind.GARBLE and (method != "GET" or layout.CHECKPOINTS not in path):
-            return None  # of the head no hash is known
-        return kind
-
-    return interfere
 
 
 def prepare(s3: Access) -> None:

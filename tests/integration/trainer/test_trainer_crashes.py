@@ -19,7 +19,8 @@ from lorafinetune.contract.event import Saved
 from lorafinetune_trainer.saving import state
 from tests.integration.trainer import generations
 from tests.integration.trainer.faults import Kind, Proxy, proxy
-from tests.integration.trainer.generations import INTERFERENCES, Run, Way, at_request
+from tests.integration.trainer.generations import Run, Way
+from tests.integration.trainer.interferences import INTERFERENCES, at_request
 from tests.integration.trainer.s3 import Access
 
 RESUMED_AFTER = 32

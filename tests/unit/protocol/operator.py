@@ -31,7 +31,7 @@ class Operator:
                     yield "the operator begins to delete", state._replace(operator=following)
                 lost = state.head is None and top > 0 and state.marked
                 if lost and quiet and any(one.at == "mark" for one in state.attempts):
-                    found = complete(state)
+                    found = complete(state) - state.damaged
                     yield "the operator lists manifests", state._replace(operator="rebuild", listed=found)
             case "rebuild":
                 entries = sorted(

@@ -50,6 +50,7 @@ class Search:
             buried=False,
             durable=(),
             forgotten=frozenset(),
+            damaged=frozenset(),
         )
         before: dict[State, tuple[State, str] | None] = {first: None}
         waiting = deque([first])
@@ -107,6 +108,13 @@ class Search:
             forgotten = frozenset(entry.folder for entry in head.checkpoints)
             lost = state._replace(head=None, losses=state.losses - 1, durable=(), forgotten=forgotten)
             yield "somebody deletes the head", lost
+            newest = head.newest
+            if newest is not None and newest.folder not in state.damaged:
+                damaged = state.damaged | {newest.folder}
+                yield (
+                    f"the checkpoint of step {newest.step} is damaged",
+                    state._replace(losses=state.losses - 1, durable=(), damaged=damaged),
+                )
 
 
 def _story(before: dict[State, tuple[State, str] | None], last: State) -> list[str]:

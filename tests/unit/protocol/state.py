@@ -31,6 +31,8 @@ class Attempt(NamedTuple):
     losses: int = 0
     """Those that were still to come when it looked for checkpoints: a head that is deleted just after that, by hand, is
     made anew without them. Then steps are lost; nothing that the next head names is."""
+    rejected: frozenset[str] = frozenset()
+    """Checkpoints that it could not load."""
 
 
 class State(NamedTuple):
@@ -45,14 +47,16 @@ class State(NamedTuple):
     listed: frozenset[str]
     """Folders that the operator is about to delete, or to name in a head made anew."""
     losses: int
-    """Answers, or heads, that may still get lost."""
+    """Answers, heads, or bytes of a checkpoint, that may still get lost."""
     fence: int
     """The highest attempt that has claimed the head: what nobody may go behind."""
     buried: bool
     durable: tuple[int, ...]
-    """The newest two steps that were ever committed, and not lost with a head."""
+    """The newest two steps that were ever committed, since a head or a checkpoint was last lost."""
     forgotten: frozenset[str]
     """Folders that the head named when it was deleted, until there is one again."""
+    damaged: frozenset[str]
+    """Folders whose bytes are not any more what their manifest names."""
 
 
 class Broken(Exception):

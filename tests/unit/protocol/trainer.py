@@ -26,7 +26,7 @@ class Trainer:
 
     def steps_of(self, state: State, one: Attempt) -> Iterator[Step]:
         """Yield what *one* may do next: in words, and what there is afterwards."""
-        ended = one._replace(at="ended", view=None, doomed=frozenset())
+        ended = one._replace(at="ended", view=None, doomed=frozenset(), rejected=frozenset())
         folder = layout.checkpoint(one.number, one.step + 1)
         match one.at:
             case "mark":
@@ -81,9 +81,10 @@ class Trainer:
             case "load":
                 head = self.heads.of(one.view)
                 assert head is not None
-                whole = complete(state)
-                good = [entry.step for entry in head.checkpoints if entry.folder in whole]
-                yield "resumes", state, one._replace(at="fence", step=max([0, *good]))
+                good = [entry for entry in head.checkpoints if entry.folder in complete(state) - state.damaged]
+                step = good[-1].step if good else 0
+                newer = frozenset(entry.id for entry in head.checkpoints if entry.step > step)
+                yield "resumes", state, one._replace(at="fence", step=step, rejected=newer)
             case "fence":
                 if one.step >= self.steps:
                     yield "has done its steps", state, one._replace(at="product")
@@ -106,7 +107,7 @@ class Trainer:
                 entry = CheckpointEntry(attempt=one.number, step=one.step + 1, manifest_sha256=HASH)
                 try:
                     mine = self._mine(state, one)
-                    wanted = heads.commit(mine, entry, keep=1)
+                    wanted = heads.commit(mine, entry, keep=1, rejected=one.rejected)
                 except (Fenced, HeadLost):
                     yield "cannot commit", state, ended
                     return
