@@ -88,10 +88,12 @@ def _of(attempts: Attempts, config: RunConfig, ballast: int) -> list[Figure]:
     steps = statistics.median(one.steps for one in found)
     step = statistics.median(marks.step_seconds)
     note = (
-        f"{len(found)} checkpoints; while one was saved ({steps:.0f} steps of {step:.2g} s) training took "
+        f"{len(found)} checkpoints; while one was saved ({steps:.0f} steps at {step:.2g} s) training took "
         f"{_seconds(wall)} s more than for as many steps before it; the medians, and between which values they lie 19 "
         "times in 20"
     )
+    if ballast:
+        note += "; here training, saver and server share the cores, and the training thread copies what a GPU would"
     return [
         _share(f"training time lost to a checkpoint {size} each {CADENCE:.0f} s, share", wall, note),
         _share(f"training thread held by a checkpoint {size} each {CADENCE:.0f} s, share", held),
