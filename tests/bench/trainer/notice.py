@@ -17,6 +17,7 @@ from typing import Any
 
 from lorafinetune.contract.runconfig import ENV_POD_UID, ENV_RUN_CONFIG, ENV_TERMINATION_LOG, RunConfig
 from tests.bench.samples import Samples
+from tests.bench.table import short
 from tests.bench.trainer.figures import Figure
 from tests.bench.trainer.probes import LIMIT, Heard, Probed, probed, until
 from tests.bench.trainer.relay import Counts, relay
@@ -186,5 +187,5 @@ def awake(when: str, ours: list[float | None], theirs: list[float | None], perce
         CONTROL,
         AWAKE_LIMITS[percent],
         by_value=True,
-        note=f"{len(ours)} signals{missing}, median {middle:.2g} ms, most {most[0]:.3g} ms (control {most[1]:.3g} ms)",
+        note=f"{len(ours)} signals{missing}, median {short(middle)} ms, most {short(most[0])} ms (control {short(most[1])} ms)",
     )
