@@ -252,7 +252,7 @@ def test_delete_and_recreate(stage: Stage, home: str) -> None:
     The first run makes all that one can leave behind, and finds out itself how many steps it takes.
     """
     everything = {
-        "dataset": {"classPrompt": "photo of a dog", "classImages": 2},
+        "dataset": {"classPrompt": "photo of a dog", "classImages": 2, "keepClassImages": True},
         "training": {"steps": None, "epochs": 2},
         "checkpoint": {"everySteps": 2, "keepIntermediate": {"everySteps": 2}},
         "validation": {"prompts": ["photo of timberdog"], "everySteps": 2, "inferenceSteps": 2},
@@ -272,7 +272,7 @@ def test_delete_and_recreate(stage: Stage, home: str) -> None:
     assert kept
     assert all(key.startswith(artifact) for key in kept), kept
     published = {key.removeprefix(artifact).split("/")[0] for key in kept}
-    assert {"step-000002.safetensors", "step-000004_kohya.safetensors", "samples", "tensorboard"} <= published
+    assert {"step-000002.safetensors", "step-000004_kohya.safetensors", "samples", "tensorboard", "class"} <= published
     assert hashlib.sha256(lora_of(stage, first)).hexdigest() == first["artifact"]["sha256"]
 
     short = {"training": {"steps": 3}, "checkpoint": {"everySteps": 2}}

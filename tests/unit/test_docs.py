@@ -37,8 +37,9 @@ PAGES = sorted(
     for page in (place.rglob("*.md") if place.is_dir() else [place] if place.suffix == ".md" else [])
 )
 OURS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
-REASONS, METRICS, RUN, README = (
-    ROOT / name for name in ("docs/reasons.md", "docs/metrics.md", "docs/run.md", "README.md")
+DOCS, README = ROOT / "docs", ROOT / "README.md"
+REASONS, METRICS, RUN, TRAINING, BUCKET, BY_HAND = (
+    DOCS / f"{name}.md" for name in ("reasons", "metrics", "run", "training", "bucket", "by-hand")
 )
 
 
@@ -81,7 +82,11 @@ WORD = re.compile(r"^(?:[A-Z][a-z]+|NaN)[A-Za-z]*$")
 SPEAKING = [
     *(ROOT / "operator/lorafinetune/engine").glob("*.py"),
     *(ROOT / "operator/lorafinetune" / name for name in ("act.py", "jobs.py", "witness.py", "loop.py", "serve.py")),
-    *(path for path in (ROOT / "operator/lorafinetune/storage").glob("*.py") if path.name != "bucket.py"),
+    *(
+        path
+        for path in (ROOT / "operator/lorafinetune/storage").glob("*.py")
+        if path.name not in ("answers.py", "bucket.py")
+    ),
     *(ROOT / "trainer-image/lorafinetune_trainer").rglob("*.py"),
 ]
 """Modules whose CamelCase strings are words for people."""
@@ -197,7 +202,8 @@ def field(model: type[BaseModel], path: str) -> Any:
 
 def table_of_fields(text: str) -> Iterator[tuple[str, str]]:
     for row in rows(text):
-        paths = re.findall(r"`([\w.]+)`", row[0])
+        if not (paths := re.findall(r"`([\w.]+)`", row[0])):
+            continue  # the head
         yield from zip(paths, row[1].split(", ") if len(paths) > 1 else [row[1]], strict=True)
 
 
@@ -205,11 +211,12 @@ def table_of_fields(text: str) -> Iterator[tuple[str, str]]:
     ("page", "title", "model"),
     [
         (README, "The fields", LoRAFineTuneSpec),
-        (RUN, "Training", LoRAFineTuneSpec),
-        (RUN, "Seeing what it learns", LoRAFineTuneSpec),
+        (TRAINING, "Training", LoRAFineTuneSpec),
+        (TRAINING, "Seeing what it learns", LoRAFineTuneSpec),
         (RUN, "Pools", GPUPoolSpec),
+        (BY_HAND, "The run config", RunConfig),
     ],
-    ids=["LoRAFineTune", "training", "pictures", "GPUPool"],
+    ids=["LoRAFineTune", "training", "pictures", "GPUPool", "run config"],
 )
 def test_defaults_in_tables_are_those_of_the_models(page: Path, title: str, model: type[BaseModel]) -> None:
     for path, written in table_of_fields(section(page.read_text(encoding="utf-8"), title)):
@@ -230,7 +237,7 @@ def test_every_field_of_the_training_is_in_its_table() -> None:
             else:
                 yield f"{above}{one.alias}"
 
-    told = {path for path, _ in table_of_fields(section(RUN.read_text(encoding="utf-8"), "Training"))} - {"spec"}
+    told = {path for path, _ in table_of_fields(section(TRAINING.read_text(encoding="utf-8"), "Training"))} - {"spec"}
     assert told == set(paths(Training, "training."))
 
 
@@ -286,10 +293,18 @@ def test_there_are_manifests_of_both_kinds() -> None:
 
 
 def test_run_configs_are_good() -> None:
-    found = [text for text in blocks(RUN.read_text(encoding="utf-8"), "json") if '"baseModel"' in text]
+    found = [text for text in blocks(BY_HAND.read_text(encoding="utf-8"), "json") if '"baseModel"' in text]
     assert found
     for text in found:
         RunConfig.model_validate_json(text)
+
+
+def test_options_of_other_scripts_lead_to_fields_that_are_there() -> None:
+    table = list(rows(section(BY_HAND.read_text(encoding="utf-8"), "Coming from other scripts")))[1:]
+    paths = [path for row in table for path in re.findall(r"`(\w+(?:\.\w+)+)`", row[2])]
+    assert {path.partition(".")[0] for path in paths} >= {"training", "dataset", "checkpoint", "validation", "metrics"}
+    for path in paths:
+        field(RunConfig, path)
 
 
 S3_ACTIONS = {
@@ -307,7 +322,7 @@ def test_permissions_are_those_of_the_requests_that_are_made() -> None:
     source = inspect.getsource(bucket)
     requests = set(re.findall(r"self\._(?:client|once)\.(\w+)\(", source)) - {"get_paginator"}
     requests |= set(re.findall(r"get_paginator\(\"(\w+)\"\)", source))
-    (policy,) = [text for text in blocks(RUN.read_text(encoding="utf-8"), "json") if '"Statement"' in text]
+    (policy,) = [text for text in blocks(BUCKET.read_text(encoding="utf-8"), "json") if '"Statement"' in text]
     allowed = set(re.findall(r"s3:\w+", policy))
     assert allowed == set().union(*(S3_ACTIONS[request] for request in requests))
 

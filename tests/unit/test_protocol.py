@@ -12,7 +12,8 @@ import pytest
 
 from lorafinetune.contract import head as heads
 from lorafinetune.contract.head import CheckpointEntry, Head
-from tests.unit.protocol_model import Broken, Rules, Search
+from tests.unit.protocol.search import Search
+from tests.unit.protocol.state import Broken, Rules
 
 DELETION = {"attempts": 2, "steps": 2, "losses": 0}
 LOSSES = {"attempts": 2, "steps": 3, "losses": 1, "deletes": False}
@@ -155,6 +156,8 @@ def test_a_broken_transition_is_found(
         (Rules(garbage_after_swap=False), LOSSES),
         (Rules(bury_first=False), DELETION),
         (Rules(heads_are_missed=False), LOSSES),
+        (Rules(looks_twice=False), LOSSES),
+        (Rules(confirms=False), LOSSES),
     ],
     ids=repr,
 )

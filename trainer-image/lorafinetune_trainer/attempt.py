@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.head import CheckpointEntry
+from lorafinetune.contract.head import MAX_DEVIATION, CheckpointEntry
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune_trainer import imports, inputs, instructions, places, planning
+from lorafinetune_trainer import fitting, imports, inputs, instructions, places, planning
 from lorafinetune_trainer.base import keeper as keepers
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, invalid
@@ -93,6 +93,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     training = config.training
     model = models.load(given.files, training, given.accelerator.device, compiled=given.plan.compiled)
     total = planning.total(given.plan, training)
+    lacking = fitting.recheck(config, model, given.plan, given.samples.host_bytes) if given.obeyed else ""
     loop = Loop(
         model,
         given.samples,
@@ -103,6 +104,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
         micro_batch=given.plan.micro_batch,
     )
     entry = _resume(wires, loop, found)
+    wires.checkpoints.deviation = _deviation(wires.checkpoints.attempt, entry, given.remarks)
     if entry is None:
         _begin(wires, given, model, loop)
     given = replace(given, initial=None)  # its bytes
@@ -126,7 +128,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
 
     saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=beside)
     ending.rescue = saver.rescue
-    wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks))
+    wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks, lacking))
     pictures = validation.begin(wires, given, model, loop)
     if pictures is not None and loop.step < total:
         pictures.show(loop.step)  # what the attempt before did not come to
@@ -179,6 +181,13 @@ def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry
     return found.entry if found is not None else None
 
 
+def _deviation(attempt: int, entry: CheckpointEntry | None, remarks: list[str]) -> str | None:
+    """Return what is said of the state from now on: what the checkpoint says that it stands on, else *remarks*."""
+    if entry is not None and entry.deviation is not None:
+        return entry.deviation
+    return f"attempt {attempt}: {', '.join(remarks)}"[:MAX_DEVIATION] if remarks else None
+
+
 def _begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> None:
     """Let *loop* begin with the LoRA that the run starts from, if there is one."""
     from lorafinetune_trainer.product import initial
@@ -212,10 +221,12 @@ def _product(wires: Wires, given: Inputs, model: Model, total: int) -> Product:
     )
 
 
-def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: list[str]) -> str:
+def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: list[str], lacking: str = "") -> str:
     where = f"resumes at step {entry.step} from {entry.folder}" if entry is not None else "begins at step 0"
     words = [f"attempt {checkpoints.attempt} {where}"]
     words += [f"checkpoint {name} was rejected: {why}" for name, why in checkpoints.rejected.items()]
     if remarks:
         words.append("the bytes may differ from those of an undisturbed run: " + ", ".join(remarks))
+    if lacking:
+        words.append(lacking)
     return "; ".join(words)

@@ -154,7 +154,7 @@ class Ending:
         elif step <= durable:
             words = f"step {durable} is saved already" if durable else "there is nothing to save yet"
         else:
-            words = f"saving step {step}, which may take {left:.0f} s at most"
+            words = f"saving step {step}, within {left:.0f} s"
         if heard is not signal.SIGINT:
             return f"SIGTERM: {words}"
         kept = f"with step {durable}, the newest that is saved" if durable else "with nothing saved"

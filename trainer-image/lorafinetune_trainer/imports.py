@@ -28,6 +28,8 @@ HEAVY: Final = (
 UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib", "peft", "torchvision")
 """Optional for the libraries, useless to us; absent in the image, but a developer's environment may have them."""
 EIGHT_BIT: Final = "bitsandbytes"
+NOISY: Final = (EIGHT_BIT, "torch.utils.flop_counter")
+"""They miss a kernel for 4 bits, and triton where there is no GPU: nobody asks for either."""
 FOR_COMPILING: Final = ("jinja2",)
 FOR_GPUS: Final = ("triton", "cuda")
 DEVICES: Final = ("nvidia*", "dxg", "kfd")
@@ -61,7 +63,8 @@ def settle(scratch: str | None) -> None:
 
 def quiet() -> None:
     """Have the libraries keep to themselves what they lack and do not need here."""
-    logging.getLogger(EIGHT_BIT).setLevel(logging.ERROR)  # a kernel for 4 bits, which nobody asks for
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def begin(training: Training) -> threading.Thread:

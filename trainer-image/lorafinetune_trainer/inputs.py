@@ -48,6 +48,8 @@ class Inputs:
     accelerator: Accelerator
     initial: bytes | None
     """The LoRA file that the weights begin with, where there is one and no step has been done."""
+    obeyed: bool
+    """Whether the plan is an earlier attempt's."""
     remarks: list[str]
     """What may make the bits differ from those of an undisturbed run."""
 
@@ -61,7 +63,7 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     pinned = head.conditioning is not None and head.plan is not None
 
     # The data set first: it is small, and what is wrong with it is told before gigabytes are moved.
-    dataset, classes = _scan(wires, decoded=not pinned)
+    dataset, classes, wanted = _scan(wires, decoded=not pinned)
     if not pinned:
         planning.check_warm_up(config.training, dataset.shown)
 
@@ -91,7 +93,13 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     model.be_deterministic(threads)
     if head.plan.compiled if head.plan is not None else config.training.compile:
         compiling.check()
-    micro_batch, short = fitting.choose(config, files, head.plan, planning.device())
+    images = [*dataset.images, *(classes.images if classes is not None else ())]
+    largest = 0 if pinned else max(image.size.width * image.size.height for image in images)
+    split = (
+        head.plan.micro_batch
+        if head.plan is not None
+        else fitting.choose(config, files, samples=wanted, largest=largest)
+    )
     mine = planning.make(
         config,
         dataset_digest=dataset.digest,
@@ -101,9 +109,9 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
         images=dataset.shown,
         thread_count=threads,
         level=level,
-        micro_batch=micro_batch,
+        micro_batch=split,
     )
-    remarks = [*planning.check(head.plan, mine), *short] if head.plan is not None else []
+    remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
     if not pinned:
         model.scheduler(parts.scheduler_config(files), config.training)  # what is wrong with it is told before it costs
@@ -120,10 +128,10 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     assert head.conditioning is not None
     wires.enter(Phase.RESUMING)
     samples = _load(wires, head.conditioning)
-    return Inputs(head.plan, samples, dataset.digest, files, accelerator, first, remarks)
+    return Inputs(head.plan, samples, dataset.digest, files, accelerator, first, pinned, remarks)
 
 
-def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
+def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None, int]:
     """Return the images that are learnt from, and those of the class where the spec names a place that holds some.
 
     Where they are *decoded* what is odd about them is told: nothing has cost GPU time yet.
@@ -134,7 +142,7 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
     asked = datasets.classes(source)
     classes = datasets.scan(asked, wires.open, decoded=decoded, note=note) if asked is not None else None
     if not decoded:
-        return dataset, classes
+        return dataset, classes, 0
     summaries, remarks = [], list(coherence.oddities(wires.config))
     for found, what, which in ((dataset, "image", ""), (classes, "class image", "dataset.classSource: ")):
         if found is not None:
@@ -154,7 +162,7 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None]:
     wanted = size.host_bytes(Recipe(training, "", ""), dataset, classes)
     if lacking := size.short(training, wanted, memory.host()):
         raise lacking
-    return dataset, classes
+    return dataset, classes, wanted
 
 
 def _judge(wires: Wires, dataset: Dataset, classes: Dataset | None, files: Files) -> None:

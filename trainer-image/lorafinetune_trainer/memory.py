@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GIB: Final = 2**30
 CGROUPS: Final = Path("/sys/fs/cgroup")
+_NO_LIMIT: Final = 2**62
 
 SDXL_PARAMETERS: Final = 2_567_463_684
 """Of the real UNet: other sizes are taken to need activations in proportion."""
@@ -37,8 +38,24 @@ PROCESS: Final = int(0.75 * GIB)
 """Python with its libraries."""
 PROCESS_CUDA: Final = int(3.0 * GIB)
 """The same with CUDA's."""
+COPIES: Final = 3
+"""Of the state, on the host: one that is being put, one that waits, and one that is being taken in its place."""
+AHEAD: Final = 5
+"""Images that are read at once, or ready before the VAE wants them."""
 _OPTIMIZER: Final = {Optimizer.ADAMW: 8.0, Optimizer.ADAMW_8BIT: 2.1, Optimizer.PRODIGY: 16.0}
 """Bytes of state for each trained number."""
+
+
+VAE_PARAMETERS: Final = 83_653_863
+ENCODERS_PARAMETERS: Final = 817_720_320
+"""Of SDXL's. Both are loaded in 32 bits to make the conditioning, one after the other."""
+VAE_PIXEL: Final = 2560
+"""Bytes for each pixel that the VAE encodes, by counting the tensors of its first blocks."""
+READ_PIXEL: Final = 8
+"""Bytes for each pixel of an image that is being decoded and scaled: Pillow takes 4, before and after."""
+
+Parts = Mapping[str, int]
+"""What lies in the host's memory at one moment: bytes, by what it is in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +66,71 @@ class Need:
     """Where it computes, whatever the number of images."""
     image: int
     """More, for each image that goes through the model at once."""
-    host: int
-    """On the host, besides, where that is another place: loading, and the state's copies."""
+    host: Parts
+    """On the host at its worst moment; where that is where it computes, this is what is fixed."""
+    unet: int = 0
+    """Frozen numbers of the UNet."""
 
     def of(self, images: int) -> int:
         """Return what *images* at once need where the training computes."""
         return self.fixed + images * self.image
 
 
-def need(config: RunConfig, unet: Mapping[str, Any], encoders: list[Mapping[str, Any]], *, gpu: bool) -> Need:
-    """Return what the training of *config* takes; *unet* and *encoders* are the configs of what is trained."""
+def need(
+    config: RunConfig, unet: Mapping[str, Any], encoders: list[Mapping[str, Any]], *, gpu: bool, samples: int = 0
+) -> Need:
+    """Return what the training of *config* takes; *unet* and *encoders* are the configs of what is trained.
+
+    *samples* are the bytes of all latents and embeddings, which lie in the host's memory throughout.
+    """
+    frozen, trained = count(unet, encoders, config.training)
+    frozen_unet = count(unet, [], config.training)[0] if encoders else frozen
+    return need_of(config, frozen_unet=frozen_unet, frozen=frozen, trained=trained, gpu=gpu, samples=samples)
+
+
+def need_of(config: RunConfig, *, frozen_unet: int, frozen: int, trained: int, gpu: bool, samples: int) -> Need:
+    """Return the same, of so many frozen numbers, those of the UNet apart, and trained ones."""
     training = config.training
     size = 4 if training.precision is Precision.FP32 else 2
-    frozen, trained = count(unet, encoders, training)
-    frozen_unet, _ = count(unet, [], training)
-    state = int(
-        trained * (8 + (4 if size == 2 else 0) + _OPTIMIZER[training.optimizer] + (4 if training.ema_decay else 0))
-    )
+    copy = snapshot(training, trained)
+    state = copy + trained * (4 + (4 if size == 2 else 0))  # gradients, and the copy that the layers compute with
     kept = CHECKPOINTED if training.gradient_checkpointing else ACTIVATIONS
     more = 1.0 + TARGETS_SHARE[training.lora.targets] + (DORA_SHARE[training.lora.targets] if training.lora.dora else 0)
     image = kept * more * (training.resolution**2 / AREA) * (frozen_unet / SDXL_PARAMETERS)
     if training.lora.text_encoder:
         image += ENCODERS_IMAGE * (frozen_unet / SDXL_PARAMETERS)
     image *= size / 2
-    weights = frozen * size
-    copies = 2 * state  # the snapshot that is being put, and the one that waits
-    if gpu:
-        return Need(weights + state + CONTEXT, int(image), PROCESS_CUDA + weights + copies)
-    return Need(PROCESS + weights + state + copies, int(image), 0)
+    weights, copies = frozen * size, COPIES * copy
+    host = {"the latents and embeddings": samples}
+    if config.validation is not None:
+        host["the VAE of the pictures"] = int(4 * VAE_PARAMETERS * frozen_unet / SDXL_PARAMETERS)
+    if not gpu:
+        host |= {"the process": PROCESS, "the weights": weights, "the state": state, "copies of the state": copies}
+        return Need(sum(host.values()), int(image), host, frozen_unet)
+    host |= {"the process with CUDA": PROCESS_CUDA}
+    # The weights have left it for the GPU before the first copy is made.
+    host |= {"the weights while they are loaded": weights} if weights > copies else {"copies of the state": copies}
+    return Need(weights + state + CONTEXT, int(image), host, frozen_unet)
+
+
+def snapshot(training: Training, trained: int) -> int:
+    """Return the bytes of one copy of the state: weights, optimizer, average."""
+    return int(trained * (4 + _OPTIMIZER[training.optimizer] + (4 if training.ema_decay else 0)))
+
+
+def conditioning(config: RunConfig, unet: int, largest: int, *, gpu: bool) -> Parts:
+    """Return what the making of latents and embeddings takes on the host at its worst moment.
+
+    *unet* are the numbers of the UNet: the other parts of smaller models are taken to be as much smaller. *largest* are
+    the pixels of the largest image. What has been made is put into the bucket at once, and lies in memory no more.
+    """
+    share = unet / SDXL_PARAMETERS
+    prompts = {"the text encoders": int(4 * ENCODERS_PARAMETERS * share)}
+    pictures = {"the VAE": int(4 * VAE_PARAMETERS * share), "images that are read": AHEAD * READ_PIXEL * largest}
+    if not gpu:
+        pictures["what the VAE computes"] = int(VAE_PIXEL * config.training.resolution**2 * share)
+    base = {"the process with CUDA": PROCESS_CUDA} if gpu else {"the process": PROCESS}
+    return base | max(prompts, pictures, key=lambda one: sum(one.values()))
 
 
 def count(unet: Mapping[str, Any], encoders: list[Mapping[str, Any]], training: Training) -> tuple[int, int]:
@@ -121,21 +175,30 @@ def host() -> int:
 
 
 def cgroup_limits(root: Path, mine: str) -> list[int]:
-    """Return the limits (cgroup v2) that hold for the group named in *mine*, the text of ``/proc/self/cgroup``."""
-    path = next((line[3:].strip("/") for line in mine.splitlines() if line.startswith("0::")), None)
-    if path is None:
-        return []
-    group = root / path
+    """Return the limits that hold for the groups named in *mine*, the text of ``/proc/self/cgroup``.
+
+    Those of cgroup v2, and of the controller of version 1, where a number that no machine has means none.
+    """
     found = []
-    for folder in (group, *group.parents):
-        try:
-            text = (folder / "memory.max").read_text().strip()
-        except OSError:
-            text = ""
-        if text.isdigit():
-            found.append(int(text))
-        if folder == root:
-            break
+    for line in mine.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, file = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, file = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = top / path.strip("/")
+        # In a container of version 1 the path is the host's, and only the mount's own folder is there.
+        for folder in (group, *group.parents):
+            try:
+                text = (folder / file).read_text().strip()
+            except OSError:
+                text = ""
+            if text.isdigit() and int(text) < _NO_LIMIT:
+                found.append(int(text))
+            if folder == top:
+                break
     return found
 
 

@@ -51,7 +51,7 @@ def publish(
     seconds = math.fsum(float(one.get("secondsPerStep", 0.0)) for one in lines)
     written = card.write(
         product,
-        card.History(f"{run.namespace}/{run.name}", run.uid, checkpoints.attempt, {"Training": seconds}),
+        card.History(f"{run.namespace}/{run.name}", run.uid, checkpoints.attempt, seconds),
         samples=sorted(one for one in extra if one.startswith(f"{layout.SAMPLES}{loop.total:08}-")),
         grid=validation.GRID if validation.GRID in extra else None,
         curve=export.CURVE in extra,

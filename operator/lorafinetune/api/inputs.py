@@ -117,4 +117,5 @@ class DatasetSpec(OpenModel):
     """How many class images to make. Default: 100, if there is a classPrompt and no classSource."""
     keep_class_images: bool = False
     """Publish the class images that the run makes in the folder class/ of the artifact, where another run's classSource
-    may name them. Else they are deleted when the run has succeeded. May be changed while the run lives."""
+    may name them. Else they are deleted when the run has succeeded. May be changed while the run lives, for its next
+    attempt."""

@@ -17,6 +17,7 @@ from lorafinetune.contract.plan import Plan
 
 MIN_KEEP = 2
 MAX_HEAD_BYTES = 1024 * 1024
+MAX_DEVIATION = 512
 
 
 class Fenced(Exception):  # noqa: N818 - the design's word
@@ -35,6 +36,8 @@ class CheckpointEntry(CarriedModel):
     manifest_sha256: Sha256
     size: Annotated[int, Field(ge=0)] = 0
     """Bytes of all its files."""
+    deviation: Annotated[str, Field(max_length=MAX_DEVIATION)] | None = None
+    """How steps in it were computed otherwise than the plan says (another device or library); None where none was."""
 
     @property
     def folder(self) -> str:
@@ -62,6 +65,8 @@ class ArtifactEntry(CarriedModel):
     step: Annotated[int, Field(ge=1)]
     manifest_sha256: Sha256
     size: Annotated[int, Field(ge=0)] = 0
+    deviation: Annotated[str, Field(max_length=MAX_DEVIATION)] | None = None
+    """As a checkpoint's."""
 
     @property
     def folder(self) -> str:

@@ -23,6 +23,8 @@ class ConditionType(StrEnum):
     """An attempt is training."""
     SUCCEEDED = "Succeeded"
     """The artifact is verified in storage (True), or there will be none (False)."""
+    EXACT = "Exact"
+    """The newest state, or the artifact, was computed as the plan says from its first step on."""
 
 
 def clip(text: str, limit: int = MAX_MESSAGE) -> str:

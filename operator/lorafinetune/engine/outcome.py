@@ -1,4 +1,4 @@
-"""How a rule's answer becomes the status: one phase, four conditions, one line for people."""
+"""How a rule's answer becomes the status: one phase, five conditions, one line for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lorafinetune.api.status import Condition, ConditionStatus, LoRAFineTuneStatus
 from lorafinetune.contract import layout
+from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry
 from lorafinetune.engine.attempts import Settled
 from lorafinetune.engine.conditions import ConditionType, clip, find, is_false, is_true, put
 from lorafinetune.engine.decision import Action, Announcement, Decision
@@ -115,4 +116,22 @@ def _conditions(
         say(ConditionType.SUCCEEDED, succeeded, reason, message)
     elif not is_true(conditions, ConditionType.SUCCEEDED) and not is_false(conditions, ConditionType.SUCCEEDED):
         say(ConditionType.SUCCEEDED, ConditionStatus.UNKNOWN, reason, message)
+    newest = _newest(now)
+    if newest is not None and newest.deviation is not None:
+        words = f"the LoRA's bytes may differ from those of an undisturbed run: {newest.deviation}"
+        say(ConditionType.EXACT, ConditionStatus.FALSE, "Deviated", words)
+    elif newest is not None:
+        words = "all steps that count were computed on the device and with the libraries of the plan"
+        say(ConditionType.EXACT, ConditionStatus.TRUE, "AsPlanned", words)
+    elif find(conditions, ConditionType.EXACT) is None:
+        say(ConditionType.EXACT, ConditionStatus.UNKNOWN, "NothingSaved", "no step is durable yet")
     return conditions
+
+
+def _newest(now: Settled) -> CheckpointEntry | ArtifactEntry | None:
+    """Return what counts of the run, as far as this operator has heard or read: artifact, else newest checkpoint."""
+    progress, read = now.seen.progress, now.seen.storage.newest
+    if progress is not None and progress.artifact is not None:
+        return progress.artifact
+    told = progress.checkpoint if progress is not None else None
+    return max((one for one in (told, read) if one is not None), key=lambda one: (one.attempt, one.step), default=None)

@@ -16,20 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
 from lorafinetune.contract.layout import Location
-from lorafinetune.storage import errors
+from lorafinetune.storage import answers, errors
+from lorafinetune.storage.answers import Asked
 from lorafinetune.storage.pieces import Pieces
 
 if TYPE_CHECKING:
@@ -46,22 +37,6 @@ DELETE_BATCH: Final = 1000
 PAGE: Final = 1000
 BODY_ATTEMPTS: Final = 3
 _HASTY: Final = {"connect_timeout": 2.0, "attempts": 2}
-
-_BROKEN_BODY: Final = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
-_DENIED: Final = {
-    "AccessDenied",
-    "AllAccessDisabled",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "Forbidden",
-    "403",
-    "401",
-    "AuthorizationHeaderMalformed",
-}
-_MISSING: Final = {"NoSuchKey", "404", "NotFound"}
-_CONFLICT: Final = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +253,9 @@ class Bucket:
         try:
             answer = self._client.get_bucket_versioning(Bucket=self.location.bucket)
         except ClientError as error:
-            if _status(error) in (400, 404, 405, 501):
+            if answers.status_of(error) in (400, 404, 405, 501):
                 return False
-            if _status(error) == 403:
+            if answers.status_of(error) == 403:
                 return False  # the smallest policy does not include it; docs say what versioning then keeps
             self._raise(error, "")
         except BotoCoreError as error:
@@ -316,7 +291,7 @@ class Bucket:
             try:
                 return read(answer)
             except (BotoCoreError, ClientError) as error:
-                if not (again and isinstance(error, _BROKEN_BODY)):
+                if not (again and isinstance(error, answers.BROKEN_BODY)):
                     self._raise(error, key)
         raise AssertionError("the last attempt returns or raises")
 
@@ -330,7 +305,7 @@ class Bucket:
             self._raise(error, keys[0]["Key"][len(self.location.key) :])
         if left := answer.get("Errors"):
             first = left[0]
-            kind = errors.AccessDenied if first.get("Code") in _DENIED else errors.Unreachable
+            kind = errors.AccessDenied if first.get("Code") in answers.DENIED else errors.Unreachable
             raise kind(
                 f"{len(left)} of {len(keys)} objects cannot be deleted, first {first.get('Key')}: {first.get('Code')}"
             )
@@ -358,55 +333,11 @@ class Bucket:
             return self._once.put_object(
                 Bucket=self.location.bucket, Key=self.location.key + key, Body=body, **condition
             )["ETag"]
-        except ClientError as error:
-            if _code(error) in _CONFLICT or _status(error) in (409, 412):
-                raise errors.Conflict(f"{self.uri(key)} is not what the write expected") from error
-            if _status(error) == 404 and "IfMatch" in condition and _code(error) != "NoSuchBucket":
-                raise errors.Conflict(f"{self.uri(key)} is gone") from error
-            if _status(error) == 501 or _code(error) == "NotImplemented":
-                raise errors.NotFencing(
-                    f"{self._endpoint} does not know conditional writes: name a store that has them, or set "
-                    "storage.unsafeNoFencing: true to run without the promise that only one attempt can commit"
-                ) from error
-            if _status(error) >= 500 or _code(error) in ("SlowDown", "RequestTimeout"):
-                raise errors.AnswerLost(
-                    f"{self._endpoint} answered {_code(error)} to a write of {self.uri(key)}"
-                ) from error
-            self._raise(error, key)
-        except (ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, PartialCredentialsError) as error:
-            self._raise(error, key)
-        except BotoCoreError as error:
-            raise errors.AnswerLost(f"{self._endpoint} did not answer a write of {self.uri(key)}: {error}") from error
+        except (BotoCoreError, ClientError) as error:
+            raise answers.meaning_of_write(error, self._asked(key), over="IfMatch" in condition) from error
+
+    def _asked(self, key: str) -> Asked:
+        return Asked(self.uri(key), self.location.bucket, self._endpoint, self._elsewhere)
 
     def _raise(self, error: BotoCoreError | ClientError, key: str) -> NoReturn:
-        where = self.uri(key)
-        if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            raise errors.AccessDenied(
-                f"no credentials for {where}: set storage.credentialsSecret (by hand: storage.credentials, or the "
-                "environment)"
-            ) from error
-        if not isinstance(error, ClientError):
-            hint = "" if self._elsewhere else "; no storage.endpoint is set, which means AWS: is yours elsewhere?"
-            raise errors.Unreachable(
-                f"{self._endpoint} cannot be reached for bucket {self.location.bucket!r} ({type(error).__name__}){hint}"
-            ) from error
-        code = _code(error)
-        if code == "NoSuchBucket":
-            raise errors.BucketMissing(
-                f"bucket {self.location.bucket!r} does not exist at {self._endpoint}: create it or name another"
-            ) from error
-        if code in _MISSING:
-            raise errors.ObjectMissing(f"{where} does not exist") from error
-        if code in _DENIED or _status(error) in (401, 403):
-            raise errors.AccessDenied(
-                f"{self._endpoint} refuses {where} ({code}): check the Secret's keys and the bucket's policy"
-            ) from error
-        raise errors.Unreachable(f"{self._endpoint} answered {code} for {where}") from error
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        raise answers.meaning(error, self._asked(key)) from error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.trainer.process import Run, Trainers
+from tests.integration.trainer.adapters import Kind, begun_with
+from tests.integration.trainer.process import Run, Trainers, in_preloaded
 
 STANDING_STILL = 1e-12
 """A learning rate with which the published LoRA is the one that the run began with."""
@@ -55,6 +57,26 @@ def test_the_lora_of_another_run_is_where_it_begins(trainers: Trainers, existing
     assert all(bool((found[one] - truth[one]).abs().max() < 1e-6) for one in truth)
     assert any(bool(truth[one].abs().max() > 1e-3) for one in truth if ".lora_B." in one)
     assert "lorafinetune.initialLoraDigest" in metadata
+
+
+THEIRS = {
+    "alpha": Kind(alpha=6.0),
+    "all, text encoders, rsLoRA": Kind(targets="All", text_encoder=True, rs_lora=True),
+    "DoRA": Kind(targets="All", dora=True),
+}
+
+
+@pytest.fixture(scope="module")
+def begun(tiny_model: Path) -> dict[str, dict[str, float]]:
+    return dict(zip(THEIRS, in_preloaded(begun_with, str(tiny_model), list(THEIRS.values())), strict=True))
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_a_lora_of_peft_saved_by_diffusers_paints_the_same_where_a_run_begins(
+    kind: str, begun: dict[str, dict[str, float]]
+) -> None:
+    assert begun[kind]["moved"] > 0.05
+    assert begun[kind]["picture"] < 1e-3
 
 
 @pytest.mark.parametrize(

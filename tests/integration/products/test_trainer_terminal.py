@@ -121,5 +121,5 @@ def test_ctrl_c_on_a_terminal(trainers: Trainers, name: str) -> None:
     shown = [line for line in screen.lines if line]
     plan = [line for line in shown if line.startswith("Ctrl-C: ")]
     assert len(plan) == 1
-    assert re.match(rf"Ctrl-C: (saving step ({step}|{step - 1}), which may take |step {step} is saved)", plan[0])
+    assert re.match(rf"Ctrl-C: (saving step ({step}|{step - 1}), within |step {step} is saved)", plan[0])
     assert shown[-1] == f"step {step} is saved: run the same command to go on from there"

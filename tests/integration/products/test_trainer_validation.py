@@ -52,7 +52,7 @@ def test_pictures_are_made_and_published_and_change_nothing(trainers: Trainers, 
     assert {edge(body) for body in made.values()} == {(64, 64)}
     assert rows(run) == [(step, done) for step in (2, 4, 5) for done in (0, 1, 2)]
     assert all(run.file(f"samples/{one}") == body for one, body in made.items())
-    assert edge(run.file("grid.png")) == (4 + 3 * 68, 20 + 2 * 68)
+    assert edge(run.file("grid.png")) == (480, 20 + 2 * (20 + 68))
 
 
 def test_what_is_missing_is_made_after_a_resume_and_no_more(trainers: Trainers, name: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune.contract.training import Targets
 
 RANK = 4
 
@@ -142,6 +143,33 @@ def load(pipe: Any, body: bytes) -> None:
         pipe.load_lora_weights(folder, weight_name="lora.safetensors", local_files_only=True)
 
 
+def scaled(pipe: Any, body: bytes) -> dict[str, Any]:
+    """Load a kohya file of a DoRA, whose magnitudes diffusers drops, and do with them what the paper says.
+
+    Which module a magnitude belongs to is seen by the matrix beside it in the file, not by our names.
+    """
+    import torch
+    from safetensors import torch as files
+
+    tensors = files.load(body)
+    downs = {name.removesuffix(".lora_down.weight"): one for name, one in tensors.items() if "lora_down" in name}
+    magnitudes = {name.removesuffix(".dora_scale"): one for name, one in tensors.items() if "dora_scale" in name}
+    load(pipe, files.save({name: one for name, one in tensors.items() if "dora_scale" not in name}))
+    found = loaded_by_peft(pipe)
+    with torch.no_grad():
+        for place, delta in found.items():
+            module = pipe
+            for part in place.split("."):
+                module = getattr(module, part)
+            (down,) = (one.weight for one in module.lora_A.values())
+            (name,) = (name for name, one in downs.items() if one.shape == down.shape and torch.equal(one, down))
+            if (magnitude := magnitudes.pop(name, None)) is not None:
+                whole = module.base_layer.weight + delta
+                module.base_layer.weight += magnitude * whole / whole.norm(dim=1, keepdim=True) - whole
+    assert not magnitudes, "magnitudes of modules that diffusers does not know"
+    return found
+
+
 def farthest(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     """The largest difference between two adapters, relative to the module's own; infinite where modules differ."""
     if one.keys() != other.keys():
@@ -170,12 +198,15 @@ def loaded_back(model: str, kinds: list[Kind]) -> list[dict[str, Any]]:
         }
         result: dict[str, Any] = {"moved": float(np.abs(picture - plain).max()), "modules": len(truth)}
         for name, body in files.items():
-            if kind.dora and name == "kohya":
-                continue  # diffusers drops dora_scale of SDXL
             loaded = pipeline(model)
-            load(loaded, body)
+            if kind.dora and name == "kohya":
+                truth = {one: delta for one, delta in truth.items() if not one.endswith(".magnitude")}
+                found = scaled(loaded, body)
+            else:
+                load(loaded, body)
+                found = loaded_by_peft(loaded)
             result[name] = {
-                "weights": farthest(truth, loaded_by_peft(loaded)),
+                "weights": farthest(truth, found),
                 "picture": float(np.abs(paint(loaded) - picture).max()),
             }
         training = told.config.training
@@ -188,4 +219,66 @@ def loaded_back(model: str, kinds: list[Kind]) -> list[dict[str, Any]]:
             }
             assert all(tensor.dtype is torch.float32 for tensor in read.values())
         results.append(result)
+    return results
+
+
+def begun_with(model: str, theirs: list[Kind]) -> list[dict[str, float]]:
+    """How far a run is, before its first step, from the LoRA that diffusers and peft saved and it starts from."""
+    import numpy as np
+    import torch
+    from diffusers import StableDiffusionXLPipeline
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    from lorafinetune_trainer.product import initial
+    from lorafinetune_trainer.training import adapter
+    from lorafinetune_trainer.training import model as models
+
+    torch.set_num_threads(1)
+    plain = paint(pipeline(model))
+    results = []
+    for kind in theirs:
+        pipe, chance = pipeline(model), torch.Generator().manual_seed(8)
+        parts = {"unet": pipe.unet}
+        if kind.text_encoder:
+            parts |= {"text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
+        for name, part in parts.items():
+            targets = (adapter.UNET if name == "unet" else adapter.TEXT_ENCODER)[Targets(kind.targets)]
+            part.add_adapter(
+                LoraConfig(
+                    r=RANK,
+                    lora_alpha=kind.alpha,
+                    use_rslora=kind.rs_lora,
+                    use_dora=kind.dora and name == "unet",
+                    target_modules=list(targets),
+                )
+            )
+            with torch.no_grad():
+                for place, weight in part.named_parameters():
+                    if "lora_" in place:
+                        noise = 0.1 * torch.randn(weight.shape, generator=chance)
+                        weight.copy_(weight * (1.0 + noise) if "magnitude" in place else noise)
+        with tempfile.TemporaryDirectory() as folder:
+            layers = {
+                f"{name}_lora_layers": get_peft_model_state_dict(part, adapter_name="default")
+                for name, part in parts.items()
+            }
+            StableDiffusionXLPipeline.save_lora_weights(folder, **layers, **_collate_lora_metadata(parts))
+            body = Path(folder, "pytorch_lora_weights.safetensors").read_bytes()
+        picture, ours = paint(pipe), pipeline(model)
+        training = product(replace(kind, alpha=2.0, rs_lora=False)).config.training
+        weights = models.add_adapter(ours.unet, training)
+        for name in parts.keys() - {"unet"}:
+            weights |= models.add_encoder_adapter(getattr(ours, name), name, training)
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        found = initial.weights(initial.check(body, training, 1), training, shapes)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(found[name])
+        results.append(
+            {
+                "moved": float(np.abs(picture - plain).max()),
+                "picture": float(np.abs(paint(ours) - picture).max()),
+            }
+        )
     return results

@@ -27,7 +27,7 @@ from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune.storage import head as stored
 from lorafinetune.storage.bucket import Bucket
-from lorafinetune.storage.collect import bury, collect
+from lorafinetune.storage.collect import bury, collect, prune
 from lorafinetune.storage.rebuild import rebuild
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, explain
@@ -169,7 +169,7 @@ class Run:
         head = self.seen = Head.model_validate_json(path.read_bytes())
         for entry in head.checkpoints:
             self._whole(entry.folder, entry.manifest_sha256)
-        if head.artifact is not None:
+        if head.artifact is not None and not head.tombstone:
             self._whole(head.artifact.folder, head.artifact.manifest_sha256)
         if before is None:
             return
@@ -223,8 +223,13 @@ class Run:
         assert head.artifact is not None
         assert self.bucket.get(head.artifact.folder + layout.LORA).body == product(STEPS)[layout.LORA]
         named = {one.folder for one in head.checkpoints} | {head.artifact.folder} | set(head.garbage)
-        found = {f"{one.key.rpartition('/')[0]}/" for one in self.bucket.walk() if "/" in one.key}
-        assert found <= named, f"left over: {found - named}"
+        # With a lost head its garbage was forgotten, and an attempt that finds its run finished sweeps nothing.
+        assert self.lost or self._folders() <= named, f"left over: {self._folders() - named}"
+        prune(self.bucket, run_uid=self.uid)
+        assert self._folders() == {head.artifact.folder}
+
+    def _folders(self) -> set[str]:
+        return {f"{one.key.rpartition('/')[0]}/" for one in self.bucket.walk() if "/" in one.key}
 
     def collect(self) -> None:
         """Delete the run, when nobody can write any more; nothing is left."""
@@ -329,7 +334,8 @@ class Generation:
 
     def _train(self) -> None:
         run, checkpoints = self.run, self._checkpoints
-        head = checkpoints.claim(self.number, expect_head=run.told > 0)
+        told = run.told  # before the claim: what a rival commits after it is not for this attempt to find
+        head = checkpoints.claim(self.number, expect_head=told > 0)
         made = head.artifact
         if made is not None and made.step >= STEPS and checkpoints.is_whole(made):
             self.finished = True
@@ -343,8 +349,8 @@ class Generation:
                 run.wrong.append(f"what was loaded is not the state of step {self._step}")
         damaged = len(checkpoints.rejected)
         allowed = sorted({0, *run.offered})[-2 - damaged :] if run.offered else [0]
-        if self._step < (run.told if not damaged else allowed[0]) or self._step < allowed[0]:
-            run.wrong.append(f"resumed at {self._step}, though {run.told} was durable, {run.offered} were offered")
+        if self._step < (told if not damaged else allowed[0]) or self._step < allowed[0]:
+            run.wrong.append(f"resumed at {self._step}, though {told} was durable, {run.offered} were offered")
         checkpoints.pin(PLAN, CONDITIONING)
         standing = self._end.standing
         standing.step = standing.durable_step = self._step

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from examples import single_file
-from lorafinetune.contract import layout
+from lorafinetune.contract import canonical, layout
 from lorafinetune.storage.bucket import Bucket
 from lorafinetune_trainer.base import header
 from lorafinetune_trainer.base.files import PREFIXES
@@ -37,11 +37,11 @@ def put(bucket: Bucket, folder: Path) -> None:
             bucket.put(str(path.relative_to(folder)), path.read_bytes())
 
 
-def fetched(attempt: Trainer) -> tuple[int, str]:
-    """Return how many bytes of the base model the attempt says that it has fetched, and from where."""
+def fetched(attempt: Trainer) -> list[tuple[int, str]]:
+    """Return how many bytes of the base model the attempt says that it has fetched, and from where, each time."""
     notes = [str(line["note"]) for line in attempt.lines if "note" in line]
-    (found,) = (one for text in notes if (one := re.match(r"base model: (\d+) bytes from (.+) in [\d.]+ s$", text)))
-    return int(found[1]), found[2]
+    found = (re.match(r"base model: (\d+) bytes from (.+) in [\d.]+ s$", text) for text in notes)
+    return [(int(one[1]), one[2]) for one in found if one]
 
 
 def interrupt(run: Run) -> Trainer:
@@ -70,7 +70,7 @@ def test_one_file_from_path_and_bucket_makes_the_lora_of_the_folder(
     assert loras[0].keys() == loras[1].keys()
     assert all(loras[0][key].equal(loras[1][key]) for key in loras[0])
 
-    everything, where = fetched(interrupt(by_s3))
+    ((everything, where),) = fetched(interrupt(by_s3))
     assert where == source
     second = by_s3.finish()
     assert second.of_type("started")[0]["step"] > 0
@@ -79,7 +79,7 @@ def test_one_file_from_path_and_bucket_makes_the_lora_of_the_folder(
     unet = sum(one.end - one.first for key, one in head.tensors.items() if key.startswith(PREFIXES["unet"]))
     configs = [path for path in single.with_name(f"{single.name}.config").rglob("*") if path.is_file()]
     beginning = min(head.size, 512 * 1024)
-    count, _ = fetched(second)
+    ((count, _),) = fetched(second)
     assert count == beginning + head.start + unet + sum(path.stat().st_size for path in configs) < everything
 
 
@@ -152,26 +152,39 @@ def test_one_file_from_the_hub(single: Path, tmp_path: Path) -> None:
 def test_a_resume_takes_the_hubs_model_from_the_runs_own_prefix(
     trainers: Trainers, tiny_model: Path, tmp_path: Path, name: str
 ) -> None:
-    with hub.serve(tiny_model) as (endpoint, _):
+    """Its VAE, too, which the pictures need; the first attempt fetches each file from the hub once."""
+    pictures = {"prompts": ["a dog"], "everySteps": 2, "inferenceSteps": 1}
+    with hub.serve(tiny_model) as (endpoint, asked):
         environment = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HOME": str(tmp_path / "home")}
-        run = trainers.run(name, baseModel={"source": f"hf://{hub.REPOSITORY}"}, scratch=str(tmp_path), **STEPS)
+        source = {"source": f"hf://{hub.REPOSITORY}"}
+        run = trainers.run(name, baseModel=source, scratch=str(tmp_path), validation=pictures, **STEPS)
         first = trainers.start(run.config, [], environment=environment, cold=True)
         first.wait_for_note("kept in the run's bucket")
+        first.wait_for(lambda event: event.get("phase") == "Validating" and event.get("done") == 1)
         first.wait_for_checkpoint(2)
         first.kill(signal.SIGTERM)
         assert first.end(30) == 75, first.tail()
-    wanted = sum(
-        (tiny_model / one).stat().st_size
-        for one in ("unet/config.json", "unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json")
-    )
+        got = {path for path in asked if path.endswith(".safetensors")}
+        assert len(got) == 4
+        assert all(asked.count(path) <= 2 for path in got), "each is looked at and got once"
+    assert len(fetched(first)) == 1
+
+    def size(*names: str) -> int:
+        return sum((tiny_model / one).stat().st_size for one in names)
+
+    unet = size("unet/config.json", "unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json")
+    vae = size("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
     # The hub is gone, and these processes would not ask it: what they have is what the run has kept.
-    second = interrupt(run)
-    assert fetched(second) == (wanted, "the run's bucket")
+    second = run.start()
+    second.wait_for(lambda event: event.get("phase") == "Validating" and event.get("done") == 1)
+    second.kill(signal.SIGTERM)
+    assert second.end(30) == 75, second.tail()
+    assert fetched(second) == [(unet, "the run's bucket"), (vae, "the run's bucket")]
     assert second.of_type("started")[0]["step"] >= 2
     keys = [one.key for one in run.bucket.walk(layout.BASE)]
-    assert len(keys) == 4
-    damaged = max(run.bucket.walk(layout.BASE), key=lambda one: one.size).key
-    run.bucket.put(damaged, b"x" + run.bucket.get(damaged).body[1:])
+    assert len(keys) == 6
+    body = (tiny_model / "unet/diffusion_pytorch_model.safetensors").read_bytes()
+    run.bucket.put(layout.BASE + canonical.sha256(body), b"x" + body[1:])
     third = run.start()
     assert third.end() == 74, third.tail()
     assert "the base model in the run's bucket is damaged" in third.tail()

@@ -166,6 +166,18 @@ def test_a_fenced_attempt_changes_nothing_any_more(make: Make, bucket: Bucket) -
     assert folders(bucket) == ["checkpoints/3-2"]
 
 
+def test_what_looks_left_over_is_not_deleted_where_the_head_has_changed(make: Make, bucket: Bucket) -> None:
+    """Somebody deletes the head, and an earlier attempt that was about to make one makes it, and commits."""
+    later = make(2)
+    later.commit(snapshot(1), SaveReason.PERIODIC)
+    bucket.delete([one.key for one in bucket.walk() if one.key != layout.OWNER])
+    earlier = make(1)
+    earlier.commit(snapshot(1), SaveReason.PERIODIC)
+    with pytest.raises(Fenced):
+        later.tidy()
+    assert earlier.newest_verified() is not None
+
+
 def test_a_head_that_is_known_and_gone_is_not_made_anew(make: Make, config: RunConfig, bucket: Bucket) -> None:
     attempt = make(1)
     bucket.delete([layout.HEAD])

@@ -118,6 +118,21 @@ def test_at_a_request(name: str, s3: Access, between: Proxy, way: Way) -> None:
     play(s3, between, way, name, keys.randrange(20), resumes=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "resumes"),
+    [
+        ("a rival commits", 2, False),  # between the look at the head and that at the checkpoints
+        ("a rival commits", 4, False),  # between the claim and the look at what was claimed
+        ("head deleted", 8, True),  # the artifact is there, and no head comes to name it
+        ("tombstone", 15, True),  # the artifact is named already
+    ],
+)
+def test_at_a_request_where_it_once_went_wrong(
+    name: str, place: int, resumes: bool, s3: Access, between: Proxy, way: Way
+) -> None:
+    play(s3, between, way, name, place, resumes=resumes)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("resumes", [False, True], ids=["from the start", "of an attempt that resumes"])

@@ -9,7 +9,7 @@ import pytest
 
 from lorafinetune.api.status import ArtifactStatus, CheckpointStatus, Condition, ConditionStatus, Totals
 from lorafinetune.contract.event import Phase, Saved, Termination
-from lorafinetune.contract.head import CheckpointEntry
+from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry
 from lorafinetune.engine.conditions import ConditionType, find
 from lorafinetune.engine.decision import (
     Abandon,
@@ -175,6 +175,48 @@ def test_training_tells_all_that_a_user_asks():
     assert running is not None
     assert running.status is ConditionStatus.TRUE
     assert {one.type for one in told.conditions} == {kind.value for kind in ConditionType}
+
+
+ELSEWHERE = KNOWN_ENTRY.model_copy(update={"attempt": 2, "step": 320, "deviation": "attempt 2: A became B"})
+BACK = KNOWN_ENTRY.model_copy(update={"attempt": 3, "step": 310})
+
+
+@pytest.mark.parametrize(
+    ("told", "read", "value", "reason"),
+    [
+        (None, None, ConditionStatus.UNKNOWN, "NothingSaved"),
+        (KNOWN_ENTRY, None, ConditionStatus.TRUE, "AsPlanned"),
+        (None, KNOWN_ENTRY, ConditionStatus.TRUE, "AsPlanned"),
+        (ELSEWHERE, KNOWN_ENTRY, ConditionStatus.FALSE, "Deviated"),
+        (KNOWN_ENTRY, ELSEWHERE, ConditionStatus.FALSE, "Deviated"),
+        (BACK, ELSEWHERE, ConditionStatus.TRUE, "AsPlanned"),  # an older checkpoint was fallen back to
+    ],
+)
+def test_whether_all_was_computed_as_planned(told: Any, read: Any, value: ConditionStatus, reason: str) -> None:
+    given = seen(
+        status=status(attempt()),
+        pods=(pod(),),
+        progress=replace(TRAINING, checkpoint=told),
+        storage=storage(newest=read),
+    )
+    after = decide(given).status
+    found = find(after.conditions, ConditionType.EXACT)
+    assert found is not None
+    assert (found.status, found.reason) == (value, reason)
+    assert ("A became B" in found.message) is (value is ConditionStatus.FALSE)
+    # An operator that has been restarted and has heard nothing yet leaves it as it is.
+    kept = decide(seen(status=after, pods=(pod(),), storage=storage(newest=None))).status
+    assert find(kept.conditions, ConditionType.EXACT) == found
+
+
+def test_the_artifact_counts_more_than_any_checkpoint() -> None:
+    made = ArtifactEntry(attempt=3, step=500, manifest_sha256="0" * 64, deviation="attempt 2: A became B")
+    given = seen(
+        status=status(attempt()), pods=(pod(),), progress=replace(TRAINING, artifact=made), storage=storage(newest=BACK)
+    )
+    found = find(decide(given).status.conditions, ConditionType.EXACT)
+    assert found is not None
+    assert found.status is ConditionStatus.FALSE
 
 
 def trainer(**changes: Any) -> Progress:

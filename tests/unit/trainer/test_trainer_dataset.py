@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lorafinetune.contract.event import Termination
 from lorafinetune.contract.runconfig import Dataset as Source
-from lorafinetune_trainer.data import dataset
-from lorafinetune_trainer.failure import Failure
+from lorafinetune_trainer.data import dataset, preflight
+from lorafinetune_trainer.ending import MAX_TERMINATION_BYTES, fitted
+from lorafinetune_trainer.failure import Failure, invalid
 from tests.unit.trainer.image_files import fill, picture
 
 
@@ -121,6 +123,23 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert 3 < told < 40
     assert many.message.endswith(f"; and {40 - told} more")
     assert len(many.message) <= 1024
+
+
+def test_ten_thousand_bad_files_of_any_script_are_told_within_what_kubernetes_keeps() -> None:
+    """The first by name, and how many there are; however many bytes a letter takes."""
+    for letters in ("cat", "🐈" * 60, "猫" * 80, "é" * 120):
+        names = [f"{number:05}-{letters}.png" for number in range(10_000)]
+        failure = preflight.refuse([invalid("UndecodableImage", f"{name} cannot be read: no") for name in names])
+        assert failure.message.startswith(f"10000 files cannot be used: {names[0]} cannot be read")
+        told = failure.message.count("cannot be read")
+        assert failure.message.endswith(f"; and {10_000 - told} more")
+        body = fitted({"exitCode": 78, "step": 0, "reason": failure.reason, "message": failure.message})
+        assert len(body) < MAX_TERMINATION_BYTES
+        said = Termination.model_validate_json(body).message
+        assert said.startswith(f"10000 files cannot be used: {names[0]} cannot be read")
+    one = preflight.refuse([invalid("UndecodableImage", "x" * 5000)] * 3)
+    assert one.message.startswith("3 files cannot be used: xxx")
+    assert one.message.endswith("; and 2 more")
 
 
 def test_an_image_without_any_caption(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_ctrl_c_says_at_once_what_is_saved_and_a_second_one_ends_at_once(
     assert line(trainer) == "ready\n"
     trainer.send_signal(signal.SIGINT)
     said = line(trainer)
-    assert said.startswith("Ctrl-C: saving step 23, which may take ")
+    assert said.startswith("Ctrl-C: saving step 23, within ")
     assert said.endswith("; press Ctrl-C again to end at once with step 20, the newest that is saved\n")
     assert press_until_it_ends(trainer) == 75
     assert line(trainer) == (
@@ -94,7 +94,7 @@ def test_a_second_sigterm_ends_nothing(trainer: subprocess.Popen[bytes]) -> None
     """Platforms repeat it."""
     assert line(trainer) == "ready\n"
     trainer.send_signal(signal.SIGTERM)
-    assert line(trainer).startswith("SIGTERM: saving step 23, which may take ")
+    assert line(trainer).startswith("SIGTERM: saving step 23, within ")
     began = time.monotonic()
     while time.monotonic() - began < 1.5:
         trainer.send_signal(signal.SIGTERM)

@@ -8,19 +8,23 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
+import yaml
 
+from lorafinetune.contract.runconfig import Validation
 from lorafinetune_trainer.product import card, curve, diffusers, export, header, kohya
+from lorafinetune_trainer.product.product import Product
 from lorafinetune_trainer.saving import state
 from tests.unit.trainer.product import MODULE, product, weights
 
 WEIGHTS = weights()
 A, B = f"unet.{MODULE}.lora_A.weight", f"unet.{MODULE}.lora_B.weight"
 KOHYA = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
-HISTORY = card.History("team/one", "uid-of-one", 3, {"Training": 61.4, "Saving": 2.0})
+HISTORY = card.History("team/one", "uid-of-one", 3, 61.4)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,7 @@ CAPTIONS = (("sks dog, outdoors", 2), ("sks dog, a, b", 1))
 MAKE = """
 import hashlib, sys
 from lorafinetune_trainer.product import header
+from lorafinetune_trainer.product.product import Product
 from lorafinetune_trainer.saving import state
 from tests.unit.trainer.product import product
 made = product(captions={captions!r}, minSnrGamma=5)
@@ -126,29 +131,92 @@ def test_tags_are_bounded_and_the_most_frequent_stay() -> None:
     assert next(iter(found.items())) == ("often", 2 * header.MAX_TAGS)
 
 
+def front(text: str) -> dict[str, Any]:
+    """What the hub reads of a card."""
+    found: dict[str, Any] = yaml.safe_load(text.removeprefix("---\n").partition("\n---\n")[0])
+    return found
+
+
+def shown(made: Product, *prompts: str) -> Product:
+    return replace(made, config=made.config.model_copy(update={"validation": Validation(prompts=list(prompts))}))
+
+
 def test_the_card_is_a_table_and_recipes() -> None:
     text = card.write(
-        product(source="hf://somebody/a-model"),
+        shown(product(source="hf://somebody/a-model"), "a sks dog | on the moon", "`a` cat"),
         HISTORY,
-        samples=["samples/a b.png"],
+        samples=["samples/00000500-0.png", "samples/00000500-1.png"],
         grid="grid.png",
         curve=True,
         intermediate=["step-000100.safetensors"],
     )
     assert r"| instance prompt | a photo of \| sks dog |" in text
     assert "pipeline('a photo of | sks dog')" in text
-    assert "from_pretrained('somebody/a-model')" in text
-    assert 'base_model: "somebody/a-model"' in text
-    assert "![a sample](samples/a%20b.png)" in text
-    assert text.index("(grid.png)") < text.index("![a sample]")
+    assert "from_pretrained('somebody/a-model', torch_dtype=torch.float16)" in text
+    assert "Trigger: `a photo of | sks dog`" in text
+    assert "![a sks dog \\| on the moon](samples/00000500-0.png)\n*a sks dog \\| on the moon*" in text
+    assert text.index("(grid.png)") < text.index("(samples/")
     assert "![loss over the steps](loss.svg)" in text
-    assert "| Training | 61 |" in text
-    assert "finished by attempt 3" in text
+    assert "500 steps took 61 s on GPU of one: 0.12 s a step." in text
+    assert "finished by attempt 3, after interruptions" in text
     assert "`step-000100.safetensors`" in text
     assert "ComfyUI" in text
     assert "A1111" in text
     assert "It is a DoRA" not in text
     assert "dora_scale" in card.write(product(lora={"dora": True}), HISTORY)
+    assert front(text) == {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["text-to-image", "diffusers", "lora", "template:sd-lora", "stable-diffusion-xl"],
+        "base_model": "somebody/a-model",
+        "base_model_relation": "adapter",
+        "instance_prompt": "a photo of | sks dog",
+        "widget": [
+            {"text": "a sks dog | on the moon", "output": {"url": "samples/00000500-0.png"}},
+            {"text": "`a` cat", "output": {"url": "samples/00000500-1.png"}},
+        ],
+    }
+    assert "# license: yours to choose" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "loaded", "base"),
+    [
+        ("hf://o/pony/v6/pony.safetensors", "from_single_file('path/to/pony.safetensors'", "o/pony"),
+        ("s3://private/models/pony.safetensors", "from_single_file('path/to/pony.safetensors'", None),
+        ("/home/me/sdxl", "from_pretrained('path/to/the/base/model'", None),
+    ],
+)
+def test_the_card_tells_a_stranger_no_places_of_ours(source: str, loaded: str, base: str | None) -> None:
+    text = card.write(product(source=source), HISTORY)
+    assert f"StableDiffusionXLPipeline.{loaded}" in text
+    assert front(text).get("base_model") == base
+    assert ("# base_model: " in text) is (base is None)
+    assert "private" not in text
+    assert "/home/me" not in text
+
+
+@pytest.mark.parametrize(
+    ("captions", "triggers"),
+    [
+        ((), ()),
+        ((("sks dog", 10), ("sks dog", 10)), ("sks dog",)),
+        ((("zwx cat", 5), ("sks dog", 10), ("sks dog", 10), ("zwx cat", 5)), ("sks dog", "zwx cat")),
+        ((("sks, on a hill", 1), ("sks, asleep", 1), ("sks , by night", 1)), ("sks",)),
+        ((("a dog", 1), ("a cat", 1), ("a cup", 1)), ()),
+        ((("sks, asleep", 1), ("sks", 1), ("a cup", 1)), ()),
+    ],
+)
+def test_the_trigger_comes_from_concepts_and_captions_where_there_is_no_prompt_for_all(
+    captions: tuple[tuple[str, int], ...], triggers: tuple[str, ...]
+) -> None:
+    made = product(captions=captions)
+    assert made.triggers == ("a photo of | sks dog",)
+    dataset = made.config.dataset.model_copy(update={"instance_prompt": None})
+    made = replace(made, config=made.config.model_copy(update={"dataset": dataset}))
+    assert made.triggers == triggers
+    assert header.kohya(made).get("modelspec.trigger_phrase") == (", ".join(triggers) or None)
+    assert front(card.write(made, HISTORY)).get("instance_prompt") == (", ".join(triggers) or None)
 
 
 def test_what_users_wrote_stays_text() -> None:
@@ -157,10 +225,13 @@ def test_what_users_wrote_stays_text() -> None:
     config = made.config.model_copy(
         update={"dataset": made.config.dataset.model_copy(update={"instance_prompt": nasty})}
     )
-    text = card.write(replace(made, config=config), HISTORY)
-    front, _, body = text.removeprefix("---\n").partition("\n---\n")
-    assert json.loads(front.split("instance_prompt: ")[1]) == nasty
-    assert "<script>" not in body.replace(repr(nasty), "").replace(r"\<script\>", "")
+    text = card.write(shown(replace(made, config=config), nasty), HISTORY, samples=["samples/00000500-0.png"])
+    assert front(text)["instance_prompt"] == nasty
+    assert front(text)["widget"][0]["text"] == nasty
+    body = text.removeprefix("---\n").partition("\n---\n")[2]
+    code = "`<script> # [x](y) | 'z' --- {title}`"
+    assert code in body
+    assert "<script>" not in body.replace(repr(nasty), "").replace(r"\<script\>", "").replace(code, "")
     assert r"\<script\> # \[x\](y) \| \`z\` --- \{title\}" in body
     assert repr(nasty) in body
 

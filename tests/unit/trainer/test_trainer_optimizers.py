@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune_trainer import planning
+from lorafinetune_trainer import memory, planning
 from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.failure import Failure
+from lorafinetune_trainer.saving import uploads
 from lorafinetune_trainer.saving.checkpoints import Snapshot
 from lorafinetune_trainer.training import ema, rates, vectors
 from lorafinetune_trainer.training.optimizers import Optimizer
@@ -83,6 +84,16 @@ def test_a_state_restored_moves_on_alike(kind: str) -> None:
         move(second, others, step)
     assert all(torch.equal(one.master, other.master) for one, other in zip(values, others, strict=True))
     assert first.numbers() == second.numbers()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_of_the_state_has_the_size_that_the_memory_formula_says(kind: str) -> None:
+    optimizer, made = stepped(kind, 1)
+    trained = sum(one.master.numel() for one in made)
+    found = uploads.size_of({**{one.name: one.master for one in made}, **optimizer.tensors()})
+    formula = memory.snapshot(tiny.training(optimizer=kind, learningRate=1.0 if kind == "Prodigy" else 0.01), trained)
+    small = 2 * 4 * 256 * len(made) if kind == "AdamW8bit" else 64 * len(made)  # tables and counters
+    assert abs(found - formula) <= small + formula // 50, (found, formula)
 
 
 def test_8_bit_states_have_8_bits() -> None:

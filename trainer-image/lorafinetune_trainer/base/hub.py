@@ -152,7 +152,9 @@ def _translate(field: str, uri: str, revision: str | None, error: Exception) -> 
 
     if isinstance(error, GatedRepoError):
         return invalid(
-            "BaseModelDenied", f"{field} {uri} is gated: accept its terms and set baseModel.credentialsSecret"
+            "BaseModelDenied",
+            f"{field} {uri} is gated: accept its terms and set baseModel.credentialsSecret (by hand: "
+            "baseModel.hubCredentials)",
         )
     if isinstance(error, RevisionNotFoundError):
         return invalid("WrongBaseModel", f"{field} {uri} has no revision {revision!r}")

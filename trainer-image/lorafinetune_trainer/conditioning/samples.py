@@ -64,3 +64,14 @@ class Samples:
     """The prompts of the validation pictures, the negative one last; none where the text encoders are trained."""
     validation_words: tuple[str, ...] = ()
     """What each of them says: the config may have changed since."""
+
+    @property
+    def host_bytes(self) -> int:
+        """What all of it takes in memory."""
+        every = [sample for group in (self.instances, self.classes) for sample in group]
+        latents = {id(one): one for sample in every for one in (*sample.cuts, *sample.flipped)}
+        prompts = {id(one): one for sample in every for one in sample.prompts}
+        prompts |= {id(one): one for one in (*self.validation, *((self.empty,) if self.empty is not None else ()))}
+        tensors = [tensor for one in latents.values() for tensor in (one.mean, one.std, one.time_ids)]
+        tensors += [tensor for prompt in prompts.values() for tensor in (prompt.embeddings, prompt.pooled)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
@@ -36,8 +36,10 @@ A LoRA for Stable Diffusion XL, made by lorafinetune.
 diffusers:
 
 ```python
+import torch
 from diffusers import StableDiffusionXLPipeline
-pipeline = StableDiffusionXLPipeline.from_pretrained({base!r})
+
+pipeline = StableDiffusionXLPipeline.{load}
 pipeline.load_lora_weights("path/to/this/folder", weight_name="{diffusers}")
 image = pipeline({prompt!r}).images[0]
 ```
@@ -58,8 +60,8 @@ class History:
     uid: str
     attempt: int
     """The one that finished."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Of each phase, over all attempts that are known."""
+    seconds: float = 0.0
+    """Of training, over all attempts, without steps that were done again."""
 
 
 def write(
@@ -71,26 +73,30 @@ def write(
     curve: bool = False,
     intermediate: Sequence[str] = (),
 ) -> str:
-    """Return the card. *samples* and *grid* name pictures in the artifact's folder; *curve*: the loss too."""
-    prompt = product.config.dataset.instance_prompt
-    base = product.config.base_model.source.removeprefix(_HUB)
-    pictures = [f"![the pictures over the steps]({quote(grid)})"] if grid else []
-    pictures += [f"![a sample]({quote(one)})" for one in samples]
+    """Return the card. *samples* and *grid* name pictures in the artifact's folder; *curve*: the loss too.
+
+    The samples are those of the last step, in the order of the prompts, by their names' last number.
+    """
+    base = _repository(product)
+    shown = [(one, _prompt_of(one, product)) for one in samples]
+    pictures = [f"![the pictures over the steps]({quote(grid)})\n"] if grid else []
+    pictures += [f"![{plain(words)}]({quote(one)})\n*{plain(words)}*\n" for one, words in shown]
+    triggers = " or ".join(f"`{_code(one)}`" for one in product.triggers)
     return _TEMPLATE.format(
-        front=_front(product),
+        front=_front(product, shown),
         title=plain(product.config.run.name),
-        trigger=f"\nTrigger: {plain(prompt)}\n" if prompt else "",
-        pictures="\n".join([*pictures, ""]) if pictures else "",
+        trigger=f"\nTrigger: {triggers}\n" if triggers else "",
+        pictures="\n".join(pictures),
         table="\n".join(f"| {name} | {plain(value)} |" for name, value in _settings(product).items()),
         curve=f"\n![loss over the steps]({CURVE})\n" if curve else "",
-        base=base if product.config.base_model.source.startswith(_HUB) else "path/to/the/base/model",
-        prompt=prompt or "a prompt",
+        load=_load(product, base),
+        prompt=next(iter(product.triggers), "a prompt"),
         diffusers=DIFFUSERS,
         kohya=KOHYA,
         stem=KOHYA.removesuffix(".safetensors"),
         encoders=" between model, CLIP and sampler" if product.config.training.lora.text_encoder else "",
         remarks="".join(f"\n{one}\n" for one in _remarks(product)),
-        history=_history(history, intermediate),
+        history=_history(product, history, intermediate),
     )
 
 
@@ -99,17 +105,47 @@ def plain(value: object) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
 
 
-def _front(product: Product) -> str:
-    source, lora = product.config.base_model.source, product.config.training.lora
+def _repository(product: Product) -> str | None:
+    """Return owner and name of the base model on the hub; None where it came from elsewhere."""
+    source = product.config.base_model.source
+    return "/".join(source.removeprefix(_HUB).split("/")[:2]) if source.startswith(_HUB) else None
+
+
+def _load(product: Product, base: str | None) -> str:
+    """Return how the base model is loaded in Python."""
+    source = product.config.base_model.source
+    if not source.endswith(".safetensors"):
+        return f"from_pretrained({base or 'path/to/the/base/model'!r}, torch_dtype=torch.float16)"
+    return f"from_single_file({'path/to/' + source.rpartition('/')[2]!r}, torch_dtype=torch.float16)"
+
+
+def _prompt_of(sample: str, product: Product) -> str:
+    """Return the prompt of a sample, whose name ends with the prompt's number."""
+    asked, number = product.config.validation, re.search(r"-(\d+)\.\w+$", sample)
+    if asked is None or number is None or int(number[1]) >= len(asked.prompts):
+        return "a sample"
+    return asked.prompts[int(number[1])]
+
+
+def _front(product: Product, samples: Sequence[tuple[str, str]]) -> str:
+    """Return what the hub reads: JSON values, which are YAML. Remarks stand where only the publisher knows."""
+    lora, base = product.config.training.lora, _repository(product)
+    tags = ["text-to-image", "diffusers", "lora", "template:sd-lora", "stable-diffusion-xl"]
     found: dict[str, object] = {
         "library_name": "diffusers",
-        "tags": ["text-to-image", "lora", "stable-diffusion-xl", *(["dora"] if lora.dora else [])],
+        "pipeline_tag": "text-to-image",
+        "tags": [*tags, *(["dora"] if lora.dora else [])],
     }
-    if source.startswith(_HUB):
-        found["base_model"] = source.removeprefix(_HUB)
-    if product.config.dataset.instance_prompt:
-        found["instance_prompt"] = product.config.dataset.instance_prompt
-    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in found.items())  # JSON is YAML
+    if base is not None:
+        found |= {"base_model": base, "base_model_relation": "adapter"}
+    if product.triggers:
+        found["instance_prompt"] = ", ".join(product.triggers)
+    if samples:
+        found["widget"] = [{"text": words, "output": {"url": quote(one)}} for one, words in samples]
+    lines = [f"{name}: {json.dumps(value)}" for name, value in found.items()]
+    if base is None:
+        lines.append("# base_model: owner/name of the base model on the hub, if it is there")
+    return "\n".join([*lines, "# license: yours to choose; the base model's license may limit the choice"])
 
 
 def _settings(product: Product) -> dict[str, object]:
@@ -121,11 +157,13 @@ def _settings(product: Product) -> dict[str, object]:
         *(["text encoders too"] if lora.text_encoder else []),
     ]
     found = {
-        "base model": config.base_model.source,
+        "base model": f"{_named(config.base_model.source)} (digest {plan.base_model_digest[:12]})",
+        "VAE": _named(config.base_model.vae) if config.base_model.vae else None,
         "training images": f"{product.images} (digest {plan.dataset_digest[:12]})",
         "class images": product.class_images or None,
         "instance prompt": config.dataset.instance_prompt or "none: captions of the images, or words of their folders",
-        "steps": f"{product.steps}, of which {product.updates} changed the weights",
+        "steps": f"{product.steps}"
+        + (f", of which {product.updates} changed the weights" if product.updates != product.steps else ""),
         "images per step": training.images_per_step,
         "resolution": f"{training.resolution}{', in aspect buckets' if training.aspect_buckets else ''}",
         "optimizer": training.optimizer,
@@ -158,11 +196,22 @@ def _remarks(product: Product) -> list[str]:
     return found
 
 
-def _history(history: History, intermediate: Sequence[str]) -> str:
-    lines = [f"Run {plain(history.run)} ({plain(history.uid)}), finished by attempt {history.attempt}."]
+def _named(source: str) -> str:
+    """Return what a stranger may know of where it lies: a repository of the hub, else the last part of the path."""
+    return source if source.startswith(_HUB) else source.rstrip("/").rpartition("/")[2]
+
+
+def _code(text: str) -> str:
+    """Return *text* as it can stand between backquotes."""
+    return " ".join(text.split()).replace("`", "'")
+
+
+def _history(product: Product, history: History, intermediate: Sequence[str]) -> str:
+    again = f", finished by attempt {history.attempt}" + (", after interruptions" if history.attempt > 1 else "")
+    lines = [f"Run {plain(history.run)} ({plain(history.uid)}){again}."]
     if history.seconds:
-        lines += ["", "| phase | seconds, without steps that were done again |", "|---|---|"]
-        lines += [f"| {plain(phase)} | {seconds:.0f} |" for phase, seconds in history.seconds.items()]
+        each = f"{history.seconds / product.steps:.2g} s a step"
+        lines += [f"{product.steps} steps took {history.seconds:.0f} s on {plain(product.plan.device)}: {each}."]
     if intermediate:
         beside = "LoRAs of chosen steps are beside it (and, without `_kohya`, for diffusers):"
         lines += ["", beside, "", *(f"- `{name}`" for name in intermediate)]

@@ -53,7 +53,7 @@ def kohya(product: Product) -> dict[str, str]:
     What the first attempt's memory decided (its micro-batch, for one) is no part of it.
     """
     training = product.config.training
-    trigger = product.config.dataset.instance_prompt
+    trigger = ", ".join(product.triggers) or None
     velocity = product.prediction == Prediction.V_PREDICTION
     found: dict[str, object] = {
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",

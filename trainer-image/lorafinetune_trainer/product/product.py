@@ -12,6 +12,8 @@ from lorafinetune.contract.training import Prediction
 
 LAYERS_PER_BLOCK: Final = 2
 """Of the real SDXL's UNet."""
+MAX_CONCEPTS: Final = 5
+"""Different captions of a data set that may be its concepts' names, and are no descriptions of each image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,20 @@ class Product:
     def zero_terminal_snr(self) -> bool:
         """Whether it was trained with a noise schedule that ends in pure noise, by its own choice or the base's."""
         return self.config.training.zero_terminal_snr or self.base_zero_snr
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """What calls it up, as far as that is known: the prompt for all, else what captions or concepts share.
+
+        Where a few concepts have one caption each (folders named as kohya's), it is those.
+        """
+        if prompt := (self.config.dataset.instance_prompt or "").strip():
+            return (prompt,)
+        captions = dict.fromkeys(sorted(caption for caption, _ in self.captions if caption))
+        if len(captions) == 1 or (len(captions) <= MAX_CONCEPTS and 2 * len(captions) <= len(self.captions)):
+            return tuple(captions)
+        beginnings = {caption.split(",")[0].strip() for caption in captions if "," in caption}
+        return tuple(beginnings) if len(beginnings) == 1 and all("," in one for one in captions) else ()
 
     @property
     def rank(self) -> int:

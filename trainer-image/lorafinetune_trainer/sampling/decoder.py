@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lorafinetune.contract.training import Precision
 from lorafinetune_trainer.base import fetching, parts, supply
-from lorafinetune_trainer.base.files import Part
+from lorafinetune_trainer.base.files import Files, Part
 from lorafinetune_trainer.base.places import Means
 from lorafinetune_trainer.failure import invalid
 from lorafinetune_trainer.wires import Wires
@@ -20,26 +20,27 @@ TILED_FROM: Final = 1024
 TILE: Final = 512
 
 
-def fetch(wires: Wires, device: torch.device) -> Decoder:
-    """Bring the VAE to this machine, where it is not there yet, and load it."""
+def fetch(wires: Wires, files: Files, device: torch.device) -> Decoder:
+    """Bring the VAE to this machine, where it is not among *files*, the base model's that are there; and load it."""
     import torch
 
     source, means = wires.config.base_model, Means(wires.open, wires.scratch)
-    half = wires.config.training.precision is not Precision.FP32
     if source.vae is not None:
         part = fetching.fetch_vae(source, means)
+    elif "vae" in files.parts:
+        part = Part(files, "vae")
     else:
         plan = wires.checkpoints.head.plan
-        files = supply.bring(
+        found = supply.bring(
             source,
             frozenset({"vae"}),
             means,
-            half=half,
+            half=wires.config.training.precision is not Precision.FP32,
             bucket=wires.bucket,
             digest=plan.base_model_digest if plan is not None else None,
             note=wires.reporter.note,
         )
-        part = Part(files, "vae")
+        part = Part(found, "vae")
     return Decoder(parts.load_vae(part, torch.float32), device)
 
 

@@ -132,7 +132,7 @@ class Validation:
                     found[step, number] = self._bucket.get(key, limit=MAX_PICTURE_BYTES).body
             if not found:
                 return {}
-            whole = {GRID: grid.sheet(found)}
+            whole = {GRID: grid.sheet(found, self._settings.prompts)}
         except (errors.StorageError, OSError, ValueError) as error:
             self._wires.reporter.note(f"the grid of validation pictures could not be made: {error}")
             whole = {}
@@ -155,11 +155,12 @@ class Validation:
         self._tell(step, done=self._count - len(missing))
         deadline = time.monotonic() + MAX_SECONDS
         means, settings = self._means, self._settings
-        if self._decoder is None:
-            self._decoder = means.decoder()
         weights = {one: tensor.to(means.device) for one, tensor in means.published().items()}
         recipe = sampler.Recipe(means.edge, settings.inference_steps, settings.guidance, settings.seed)
         negative = means.encode(settings.negative_prompt, weights) if settings.negative_prompt else None
+        means.encode(settings.prompts[missing[0]], weights)  # what has no embeddings must not fetch a VAE
+        if self._decoder is None:
+            self._decoder = means.decoder()
         for place, number in enumerate(missing, start=1 + self._count - len(missing)):
             prompt = means.encode(settings.prompts[number], weights)
             with _plain(means.compiled):
@@ -222,7 +223,7 @@ def begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> Validation |
             prediction=model.prediction,
             zero_snr=config.training.zero_terminal_snr,
         ),
-        decoder=lambda: decoder.fetch(wires, device),
+        decoder=lambda: decoder.fetch(wires, given.files, device),
         device=device,
         edge=config.training.resolution,
         compiled=given.plan.compiled,

@@ -79,6 +79,8 @@ class Checkpoints:
         self._swept = False
         self._looked = -math.inf
         self._looking = threading.Lock()
+        self.deviation: str | None = None
+        """How steps of this attempt's state were computed otherwise than the plan says."""
         self.attempt = 0
         self.head = Head(run_uid=config.run.uid, attempt=0)
         """The head as last written or read by this attempt."""
@@ -103,9 +105,11 @@ class Checkpoints:
         def transition(head: Head | None) -> Head:
             # A head that names checkpoints is never made anew over them: whoever lost it, the operator rebuilds it.
             if head is None and (expect_head or any(self._bucket.walk(layout.CHECKPOINTS, limit=1))):
-                raise heads.HeadLost(
-                    f"{self._bucket.uri(layout.HEAD)} is gone, though a checkpoint of the run is known"
-                )
+                where = self._bucket.uri(layout.HEAD)
+                if stored.read(self._bucket).head is None:
+                    raise heads.HeadLost(f"{where} is gone, though a checkpoint of the run is known")
+                # It was made, and that checkpoint committed, between the look at the one and at the other.
+                raise errors.Conflict(f"{where} has come meanwhile")
             number = attempt
             if number is None and head is not None:
                 number = head.attempt if head.pod_uid == self._pod_uid else head.attempt + 1
@@ -220,6 +224,9 @@ class Checkpoints:
         folders = list(self.head.garbage)
         if not self._swept:
             folders += [one for one in self._left_over() if one not in folders]
+        if folders:
+            # Whoever has made a lost head anew since may have put what looks left over, and the head may name it.
+            self._mine(stored.read(self._bucket).head)
         for folder in folders:
             self._bucket.delete(one.key for one in self._bucket.walk(folder))
         self._swept = True
@@ -258,7 +265,9 @@ class Checkpoints:
             provenance=dict(provenance),
         )
         sha256 = inventory.put_folder(self._bucket, folder, manifest)
-        entry = ArtifactEntry(attempt=self.attempt, step=step, manifest_sha256=sha256, size=manifest.total_bytes)
+        entry = ArtifactEntry(
+            attempt=self.attempt, step=step, manifest_sha256=sha256, size=manifest.total_bytes, deviation=self.deviation
+        )
         with self._order:
             self.head = stored.change(self._bucket, lambda head: heads.publish(self._mine(head), entry))
         return entry
@@ -330,7 +339,11 @@ class Checkpoints:
         )
         sha256 = inventory.put_folder(bucket, folder, manifest)
         entry = CheckpointEntry(
-            attempt=self.attempt, step=snapshot.step, manifest_sha256=sha256, size=manifest.total_bytes
+            attempt=self.attempt,
+            step=snapshot.step,
+            manifest_sha256=sha256,
+            size=manifest.total_bytes,
+            deviation=self.deviation,
         )
         self._prepared[snapshot.step] = entry
         return entry

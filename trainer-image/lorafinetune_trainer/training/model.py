@@ -236,7 +236,7 @@ def scheduler(config: Mapping[str, Any], training: Training) -> Any:
     if prediction == EPSILON and noise.config.rescale_betas_zero_snr and not training.zero_terminal_snr:
         raise invalid(
             "WrongBaseModel",
-            f"the noise of the base model ends in pure noise (rescale_betas_zero_snr in {SCHEDULER} of "
+            f"the noise schedule of the base model ends in pure noise (rescale_betas_zero_snr in {SCHEDULER} of "
             "baseModel.source), from which nothing can be learned with prediction epsilon: set training.prediction: "
             "v_prediction, if the model was made so, else rescale_betas_zero_snr: false in that file",
         )
