@@ -44,7 +44,7 @@ def main(output: Path) -> int:
             ("imports", _imports),
             ("starts and resumes", lambda: _starts(here)),
             ("steps", lambda: _steps(here)),
-            ("checkpoints beside training", lambda: overhead.figures(here)),
+            ("checkpoints beside training", lambda: overhead.figures(Path(folder))),
             ("signals in all phases", lambda: notice.signals(here)),
             ("large states within the notice", lambda: notice.rescues(here)),
         ]

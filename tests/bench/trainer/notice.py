@@ -17,6 +17,7 @@ from typing import Any
 
 from lorafinetune.contract.runconfig import ENV_POD_UID, ENV_RUN_CONFIG, ENV_TERMINATION_LOG, RunConfig
 from tests.bench.samples import Samples
+from tests.bench.table import short
 from tests.bench.trainer.figures import Figure
 from tests.bench.trainer.probes import LIMIT, Heard, Probed, probed, until
 from tests.bench.trainer.relay import Counts, relay
@@ -177,7 +178,7 @@ def awake(when: str, ours: list[float | None], theirs: list[float | None], perce
     """Return the row of so many wake-ups, in milliseconds, of which a percentile is judged."""
     mine, control = Samples.of(ours), Samples.of(theirs)
     missing = f" ({mine.missing} not within {LIMIT:.0f} s)" if mine.missing else ""
-    middle, *most = (one or 0.0 for one in (mine.median, mine.percentile(100), control.percentile(100)))
+    middle, *most = (short(one or 0.0) for one in (mine.median, mine.percentile(100), control.percentile(100)))
     return Figure(
         f"awake after SIGTERM {when}, {'most' if percent == 100 else f'p{percent}'}",
         mine.percentile(percent) if not mine.missing else LIMIT * 1000,
@@ -186,5 +187,5 @@ def awake(when: str, ours: list[float | None], theirs: list[float | None], perce
         CONTROL,
         AWAKE_LIMITS[percent],
         by_value=True,
-        note=f"{len(ours)} signals{missing}, median {middle:.2g} ms, most {most[0]:.3g} ms (control {most[1]:.3g} ms)",
+        note=f"{len(ours)} signals{missing}, median {middle} ms, most {most[0]} ms (control {most[1]} ms)",
     )

@@ -62,8 +62,8 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path) -> Iterator[Stage]:
-    """Build all of it below *folder*; the server ends with the block."""
+def stage(folder: Path, *, nice: int = 0) -> Iterator[Stage]:
+    """Build all of it below *folder*; the server, which yields so much to others, ends with the block."""
     from examples import tiny_sdxl
 
     model, photos, server = folder / "model", folder / "photos", folder / "s3"
@@ -72,7 +72,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     for name in PICTURES:
         Image.fromarray(np.asarray(getattr(data, name)())).convert("RGB").resize((96, 96)).save(photos / f"{name}.png")
     server.mkdir()
-    with serve(server) as s3:
+    with serve(server, nice=nice) as s3:
         for kind, below in (("model", model), ("photos", photos)):
             place = s3.bucket(f"s3://loras/{kind}/")
             for path in sorted(below.rglob("*")):

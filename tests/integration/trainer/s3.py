@@ -76,8 +76,11 @@ class Access:
 
 
 @contextlib.contextmanager
-def serve(directory: Path) -> Iterator[Access]:
-    """Run versitygw with one bucket; it ends with the block, and with this process, however that ends."""
+def serve(directory: Path, *, nice: int = 0) -> Iterator[Access]:
+    """Run versitygw with one bucket; it ends with the block, and with this process, however that ends.
+
+    *nice* is what it yields to others of the processor.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -89,6 +92,7 @@ def serve(directory: Path) -> Iterator[Access]:
     (credentials / "AWS_ACCESS_KEY_ID").write_text(key_id)
     (credentials / "AWS_SECRET_ACCESS_KEY").write_text(f"{secret_key}\n")
     server = [
+        *(["nice", "-n", str(nice)] if nice else []),
         str(binaries.find("versitygw")),
         "--port",
         f"127.0.0.1:{port}",
