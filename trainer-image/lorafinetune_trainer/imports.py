@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -36,6 +38,10 @@ DEVICES: Final = ("nvidia*", "dxg", "kfd")
 """Under /dev, where there is a GPU."""
 PACKAGES: Final = ("diffusers.models.unets", "diffusers.models.transformers")
 """They import every model of their kind; we use one module of each."""
+
+
+LIBRARIES: Final = (("libtorch_global_deps.so", os.RTLD_GLOBAL), ("libtorch_python.so", os.RTLD_LOCAL))
+"""Of torch, with how it loads them itself; they bring all others."""
 
 
 def settle(scratch: str | None) -> None:
@@ -92,6 +98,7 @@ def _useless(training: Training) -> list[str]:
 def _import_all(training: Training) -> None:
     gc.disable()  # a million objects come, and none goes: each look through them holds up all threads
     try:
+        _load_libraries()
         importlib.import_module("torch")
         defer(training)
         for name in HEAVY:
@@ -101,6 +108,21 @@ def _import_all(training: Training) -> None:
     finally:
         gc.freeze()  # they stay for good: no later look goes through them
         gc.enable()
+
+
+def _load_libraries() -> None:
+    """Load torch's libraries as its import would, but with other threads running meanwhile.
+
+    An import holds the interpreter until a library is loaded: half a second for a gigabyte that is in memory, many
+    where it comes from a disk, in which no signal is heard. What does not work here is left to the import.
+    """
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None or not sys.platform.startswith("linux"):
+        return
+    load = ctypes.CDLL(None).dlopen  # a foreign call lets go of the interpreter; CDLL itself does not
+    load.restype = ctypes.c_void_p
+    for name, scope in LIBRARIES:
+        load(str(Path(found.origin).parent / "lib" / name).encode(), ctypes.c_int(os.RTLD_NOW | scope))
 
 
 def defer(training: Training) -> None:
