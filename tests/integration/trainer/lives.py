@@ -13,6 +13,7 @@ import functools
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -140,11 +141,13 @@ class Life:
             failure=self._failure,
         )
 
-    def signalled(self) -> None:
-        """Wait for SIGTERM, or for the end."""
+    def signalled(self) -> signal.Signals:
+        """Wait for SIGTERM, which comes once, or for the end."""
         while not self._signal.wait(0.05):
             if self._over.is_set():
                 raise Killed
+        self._signal.clear()
+        return signal.SIGTERM
 
     def outlive(self) -> NoReturn:
         """Wait for the end of the process, as a thread does that has nothing more to say."""
