@@ -73,7 +73,9 @@ def suspended(now: Settled) -> Decision | None:
         return None
     if (live := end_live(now)) or now.live_pods or now.hold is not None:
         return conclude(now, "Suspended", "Suspending", "saving and stopping the attempt", actions=live, again=now.hold)
-    message = "suspended by spec.suspend; set it to false to go on"
+    saved = now.status.checkpoint
+    step = f" at step {saved.step}, which is saved" if saved is not None else ""
+    message = f"suspended by spec.suspend{step}; set it to false to go on"
     return conclude(now, "Suspended", "Suspended", message, actions=first_read(now))
 
 

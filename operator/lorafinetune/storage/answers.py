@@ -31,6 +31,7 @@ DENIED: Final = {
     "403",
     "401",
     "AuthorizationHeaderMalformed",
+    "XAdminUserNotFound",  # versitygw's word for an unknown key, with 404
 }
 _MISSING: Final = {"NoSuchKey", "404", "NotFound"}
 _CONFLICT: Final = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
@@ -82,7 +83,7 @@ def meaning_of_write(error: BotoCoreError | ClientError, asked: Asked, *, over: 
     code, status = code_of(error), status_of(error)
     if code in _CONFLICT or status in (409, 412):
         return errors.Conflict(f"{asked.uri} is not what the write expected")
-    if status == 404 and over and code != "NoSuchBucket":
+    if status == 404 and over and code not in ("NoSuchBucket", *DENIED):
         return errors.Conflict(f"{asked.uri} is gone")
     if status == 501 or code == "NotImplemented":
         return errors.NotFencing(

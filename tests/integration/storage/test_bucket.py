@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,10 +89,11 @@ def test_errors_say_what_to_do(s3: Access, bucket: Bucket) -> None:
             act()
     with pytest.raises(errors.BucketMissing):
         elsewhere.create("x", b"")
-    stranger = replace(s3, secret_key="not-the-secret").bucket("s3://loras/")
-    for act in (lambda: stranger.get("x"), lambda: stranger.put("x", b""), lambda: stranger.create("x", b"")):
-        with pytest.raises(errors.AccessDenied, match="check the Secret's keys"):
-            act()
+    for wrong in ({"secret_key": "not-the-secret"}, {"key_id": "not-the-key"}):
+        stranger = replace(s3, **wrong).bucket("s3://loras/")
+        for act in (partial(stranger.get, "x"), partial(stranger.put, "x", b""), partial(stranger.create, "x", b"")):
+            with pytest.raises(errors.AccessDenied, match="check the Secret's keys"):
+                act()
     bucket.put("large", b"12345")
     with pytest.raises(errors.NotVerified, match="5 bytes, more than the 4 allowed"):
         bucket.get("large", limit=4)
