@@ -157,7 +157,7 @@ class Ending:
         else:
             words = f"saving step {step}, within {left:.0f} s"
         if heard is not signal.SIGINT:
-            return f"SIGTERM: {words}"
+            return f"{heard.name}: {words}"
         kept = f"with step {durable}, the newest that is saved" if durable else "with nothing saved"
         return f"Ctrl-C: {words}" + (f"; press Ctrl-C again to end at once {kept}" if step > durable else "")
 

@@ -28,6 +28,8 @@ _VARIABLES: Final = MappingProxyType(
         DEFAULT: {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
     }
 )
+_OVERRULING: Final = ("MKL_ENABLE_INSTRUCTIONS",)
+"""What a node's or an image's environment may hold, and what these libraries heed before all of that."""
 _OTHER_MAKERS: Final = MappingProxyType({"MKL_CBWR": "COMPATIBLE"})
 """The only level that MKL keeps to on them."""
 _X86: Final = ("x86_64", "amd64")
@@ -48,6 +50,8 @@ def hold(wanted: str | None) -> str:
     if wanted in (DEFAULT, level):
         level = wanted
     if _is_x86():
+        for name in _OVERRULING:
+            os.environ.pop(name, None)
         os.environ.update({**_VARIABLES[level], **({} if maker() == INTEL else _OTHER_MAKERS)})
     return level
 

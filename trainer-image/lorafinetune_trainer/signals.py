@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as bytes on a socket, heard by a thread that waits for nothing else. Standard library only.
+"""SIGTERM, SIGINT and SIGHUP as bytes on a socket, heard by a thread that waits for nothing else; standard library.
 
 Python runs a signal handler between two instructions of the main thread, which may sit in one call of torch for
 seconds. The wake-up descriptor is written by the C handler at once, whatever the main thread does.
@@ -11,7 +11,8 @@ import signal
 import socket
 from typing import Final
 
-HEARD: Final = (signal.SIGTERM, signal.SIGINT)
+HEARD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The last is a terminal that went away: a closed window, a connection that broke."""
 
 _pair: list[socket.socket] = []
 """Reading and writing end, once installed: one process has one set of signal handlers."""
@@ -25,13 +26,15 @@ def install() -> None:
     writer.setblocking(False)
     _pair.extend((reader, writer))
     for one in HEARD:
+        if one is signal.SIGHUP and signal.getsignal(one) is signal.SIG_IGN:
+            continue  # nohup: the training is to outlive its terminal
         signal.signal(one, _ignore)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_forget)
 
 
 def wait() -> signal.Signals:
-    """Block until the next SIGTERM or SIGINT and return which it was."""
+    """Block until the next of them and return which it was."""
     if not _pair:
         raise RuntimeError("signals.install() comes first")
     while True:
@@ -50,6 +53,7 @@ def _forget() -> None:
         return
     signal.set_wakeup_fd(-1)
     for one in HEARD:
-        signal.signal(one, signal.SIG_DFL)
+        if signal.getsignal(one) is _ignore:
+            signal.signal(one, signal.SIG_DFL)
     while _pair:
         _pair.pop().close()

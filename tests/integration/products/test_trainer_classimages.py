@@ -74,3 +74,21 @@ def test_class_images_are_made_once(trainers: Trainers, name: str) -> None:
     again.finish()
     assert not told(again)
     assert any("2 class images" in str(one.get("message")) for one in again.attempts[-1].of_type("progress"))
+
+
+def test_a_class_image_that_was_damaged_is_made_again(trainers: Trainers, name: str) -> None:
+    """A byte of it changes between two attempts, before anything is pinned: neither believed nor the user's fault."""
+    run = trainers.run(name, dataset=ASKED, training={"steps": 2})
+    first = run.start()
+    deadline = time.monotonic() + LIMIT
+    while not kept(run):
+        assert first.process.is_alive(), first.tail()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.kill()
+    first.end()
+    begun = kept(run)
+    for key, body in begun.items():
+        run.bucket.put(key, body[:100] + bytes([body[100] ^ 1]) + body[101:])
+    run.finish()
+    assert {key: kept(run)[key] for key in begun} == begun

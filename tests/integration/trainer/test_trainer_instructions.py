@@ -9,7 +9,12 @@ from lorafinetune.contract import layout
 from lorafinetune_trainer import instructions
 from tests.integration.trainer.process import Run, Trainer, Trainers
 
-NARROW = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+NARROW = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE",
+    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+}
 """What the libraries read as: this CPU has no more than this."""
 TOLD = {"PYTHONPROFILEIMPORTTIME": "1"}
 TRAINING = {"diffusers.models.unets.unet_2d_blocks"}

@@ -239,3 +239,19 @@ def test_a_second_sigterm_and_ctrl_c_change_nothing(trainers: Trainers, name: st
     assert len(attempt.of_type("yielded")) == 1
     assert run.head.newest is not None
     assert run.head.newest.step == attempt.last_words.step
+
+
+def test_a_terminal_that_goes_away_loses_no_step(trainers: Trainers, name: str) -> None:
+    """A connection that broke: SIGHUP, and an output that takes nothing any more."""
+    ours, theirs = os.openpty()
+    run = trainers.run(name, training={"steps": 500}, checkpoint={"everySteps": 500})
+    attempt = trainers.start(run.config, [], terminal=Path(os.ttyname(theirs)))
+    shown = b""
+    while b"1/500" not in shown:
+        shown += os.read(ours, 4096)
+    os.close(theirs)
+    os.close(ours)
+    attempt.kill(signal.SIGHUP)
+    assert attempt.end(30) == 75
+    assert run.head.newest is not None
+    assert run.head.newest.step == attempt.last_words.step >= 1

@@ -13,7 +13,7 @@ from lorafinetune_trainer import instructions
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA"):
+    for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA"):
         monkeypatch.setenv(name, "what the pod's environment says")
 
 
@@ -42,6 +42,7 @@ def test_the_level(monkeypatch: pytest.MonkeyPatch, flags: str, wanted: str | No
     assert os.environ["ATEN_CPU_CAPABILITY"] == level
     assert os.environ["MKL_CBWR"] == {"avx2": "AVX2", "default": "COMPATIBLE"}[level]
     assert os.environ["ONEDNN_MAX_CPU_ISA"] == {"avx2": "AVX2", "default": "SSE41"}[level]
+    assert "MKL_ENABLE_INSTRUCTIONS" not in os.environ, "it overrules MKL_CBWR"
 
 
 def test_another_kind_of_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ conditioning is pinned; an attempt that resumes needs neither them nor this modu
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,7 @@ GUIDANCE: Final = 5.0
 CREATE_ATTEMPTS: Final = 5
 INTERVAL: Final = 1.0
 """Seconds between two events of progress."""
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
 _VERSION: Final = "1"
 """Enters every key: raise it when the computation changes."""
 
@@ -95,13 +97,12 @@ def keep(wires: Wires, one: Origin, load: Callable[[], Paint]) -> Dataset:
     made = 0
     for number in range(one.count):
         key = layout.conditioning(one.key(number))
-        if key in there:
-            body = wires.bucket.get(key).body
-        else:
+        body = wires.bucket.get(key).body if key in there else b""
+        if not _is_whole(body):
             paint = paint or load()
             body = paint(number)
             wires.checkpoints.before_put()
-            body = _put_first(wires.bucket, key, body)
+            body = _put_first(wires.bucket, key, body, damaged=key in there)
             made += 1
         file = File(name=one.key(number), size=len(body), sha256=canonical.sha256(body))
         size = Size(one.edge, one.edge)
@@ -151,8 +152,25 @@ def painter(config: RunConfig, one: Origin, files: Files, vae: Part, device: tor
     return paint
 
 
-def _put_first(bucket: Bucket, key: str, body: bytes) -> bytes:
-    """Put *body* where nothing lies; return what lies there afterwards."""
+def _is_whole(body: bytes) -> bool:
+    """Whether *body* is a PNG to its end, and each of its chunks is what its checksum says."""
+    place = len(_PNG)
+    name = b""
+    while body.startswith(_PNG) and place + 12 <= len(body):
+        length = int.from_bytes(body[place : place + 4])
+        end = place + 8 + length
+        name = body[place + 4 : place + 8]
+        if int.from_bytes(body[end : end + 4]) != zlib.crc32(body[place + 4 : end]):
+            return False
+        place = end + 4
+    return name == b"IEND" and place == len(body)
+
+
+def _put_first(bucket: Bucket, key: str, body: bytes, *, damaged: bool) -> bytes:
+    """Put *body* where nothing lies, or what is *damaged*; return what lies there afterwards."""
+    if damaged:  # nothing is pinned yet, and earlier attempts only create
+        bucket.put(key, body)
+        return body
     for again in reversed(range(CREATE_ATTEMPTS)):
         try:
             bucket.create(key, body)

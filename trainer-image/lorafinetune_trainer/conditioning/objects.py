@@ -27,6 +27,7 @@ BEHIND: Final = 4
 ADOPTED: Final = 8
 """Objects of earlier attempts that are read at once."""
 CREATE_ATTEMPTS: Final = 5
+_DIGEST: Final = "digest"
 
 _Item = TypeVar("_Item")
 _Ready = TypeVar("_Ready")
@@ -42,6 +43,7 @@ class Objects:
         self._before_put = before_put
         self._progress = progress
         self._there = {one.key for one in bucket.walk(layout.CONDITIONING)}
+        self._damaged: set[str] = set()
         self.files: dict[str, File] = {}
         """What is there, by key."""
 
@@ -61,8 +63,11 @@ class Objects:
         present = [key for key in wanted if layout.conditioning(key) in self._there]
         missing = {key: item for key, item in wanted.items() if layout.conditioning(key) not in self._there}
         with ThreadPoolExecutor(ADOPTED, thread_name_prefix="adopt") as pool:
-            for file in ahead(pool, self._adopt, present, ADOPTED):
-                self._note(file)
+            for key, file in zip(present, ahead(pool, self._adopt, present, ADOPTED), strict=True):
+                if file is not None:
+                    self._note(file)
+                else:
+                    missing[key] = wanted[key]
         if not missing:
             return
         compute = load()  # its models leave the memory when this returns
@@ -72,7 +77,7 @@ class Objects:
         try:
             pictures = ahead(reading, ready, missing.values(), AHEAD)
             for key, given in zip(missing, pictures, strict=True):
-                body = state.encode(compute(given))
+                body = sealed(compute(given))
                 if len(waiting) == BEHIND:
                     self._note(waiting.popleft().result())
                 waiting.append(putting.submit(self.put, key, body))
@@ -83,15 +88,23 @@ class Objects:
                 one.shutdown(cancel_futures=True)
 
     def put(self, key: str, body: bytes) -> File:
-        """Put an object where nothing lies; where something does, or may, that is what counts."""
-        if layout.conditioning(key) in self._there:
-            return self._adopt(key)
+        """Put an object where nothing lies; where something whole does, or may, that is what counts."""
+        if layout.conditioning(key) in self._there and (file := self._adopt(key)) is not None:
+            return file
         for again in reversed(range(CREATE_ATTEMPTS)):
             self._before_put()
             try:
-                self._bucket.create(layout.conditioning(key), body)
+                if key in self._damaged:  # nothing is pinned yet, and earlier attempts only create
+                    self._bucket.put(layout.conditioning(key), body)
+                else:
+                    self._bucket.create(layout.conditioning(key), body)
             except errors.Conflict:
-                return self._adopt(key)  # an earlier attempt put it, or we did and the answer was lost
+                # An earlier attempt put it, or we did and the answer was lost.
+                if (file := self._adopt(key)) is not None:
+                    return file
+                if not again:
+                    where = self._bucket.uri(layout.conditioning(key))
+                    raise errors.NotVerified(f"{where} is damaged: delete it") from None
             except errors.Unreachable:
                 if not again:
                     raise
@@ -100,20 +113,32 @@ class Objects:
                 return File(name=key, size=len(body), sha256=canonical.sha256(body))
         raise AssertionError("the last attempt returns or raises")
 
-    def _adopt(self, key: str) -> File:
-        """Return an object as it lies in the bucket."""
+    def _adopt(self, key: str) -> File | None:
+        """Return an object as it lies in the bucket; None where it is damaged, and is to be put anew."""
         body = self._bucket.get(layout.conditioning(key)).body
-        try:
-            if canonical.sha256(body) != key:  # which says all of one that is named by its own hash
-                state.decode(body)
-        except ValueError as error:
-            where = self._bucket.uri(layout.conditioning(key))
-            raise errors.NotVerified(f"{where} is damaged ({error}): delete it") from error
-        return File(name=key, size=len(body), sha256=canonical.sha256(body))
+        found = canonical.sha256(body)
+        if found != key and not is_whole(body):  # one that is named by its own hash says all
+            self._damaged.add(key)
+            return None
+        return File(name=key, size=len(body), sha256=found)
 
     def _note(self, file: File) -> None:
         self.files[file.name] = file
         self._progress(len(self.files))
+
+
+def sealed(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Return the file of *tensors*, which says their digest: until it is pinned nothing else does."""
+    return state.encode(tensors, {_DIGEST: state.digest(tensors)})
+
+
+def is_whole(body: bytes) -> bool:
+    """Whether *body* is a file whose tensors are what it says; one that says nothing is not."""
+    try:
+        tensors, metadata = state.decode(body)
+    except ValueError:
+        return False
+    return state.digest(tensors) == metadata.get(_DIGEST)
 
 
 def ahead(pool: Executor, work: Callable[[_Item], _Ready], items: Iterable[_Item], most: int) -> Iterator[_Ready]:
