@@ -21,7 +21,7 @@ from lorafinetune_trainer import fitting, memory, planning
 from lorafinetune_trainer.base import fetching, parts, supply
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Files, Part
 from lorafinetune_trainer.base.places import Means
-from lorafinetune_trainer.conditioning import classimages, latents, prompts, size
+from lorafinetune_trainer.conditioning import added, classimages, latents, prompts, size
 from lorafinetune_trainer.conditioning import pinned as conditioning
 from lorafinetune_trainer.conditioning.recipe import Recipe
 from lorafinetune_trainer.conditioning.samples import Samples
@@ -127,7 +127,8 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     assert head.plan is not None
     assert head.conditioning is not None
     wires.enter(Phase.RESUMING)
-    samples = _load(wires, head.conditioning)
+    samples = added.encoded(wires, _load(wires, head.conditioning), means, accelerator.device)
+    model.release()
     return Inputs(head.plan, samples, dataset.digest, files, accelerator, first, pinned, remarks)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from lorafinetune.contract import layout
+from lorafinetune.contract.runconfig import Validation
 from tests.integration.trainer.process import Run, Trainers
 
 SHOWN = {"prompts": ["a photo of a dog", "a cup"], "everySteps": 2, "inferenceSteps": 2, "guidance": 3.0}
@@ -78,6 +79,21 @@ def test_what_is_missing_is_made_after_a_resume_and_no_more(trainers: Trainers, 
     undisturbed.finish()
     assert pictures(undisturbed) == found
     assert undisturbed.file() == run.file()
+
+
+def test_pictures_that_are_added_later_are_those_of_a_run_that_had_them(trainers: Trainers, name: str) -> None:
+    run = trainers.run(name)
+    first = run.start()
+    first.wait_for_checkpoint(2)
+    first.kill()
+    first.end()
+    run.finish(validation=Validation.model_validate(SHOWN))
+    whole = trainers.run(f"{name}-whole", validation=SHOWN)
+    whole.finish()
+    last = {one: body for one, body in pictures(whole).items() if one in names(6)}
+    assert len(last) == 2
+    assert {one: body for one, body in pictures(run).items() if one in names(6)} == last
+    assert run.file() == whole.file()
 
 
 def test_pictures_that_cannot_be_made_end_nothing(
