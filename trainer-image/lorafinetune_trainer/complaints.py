@@ -5,19 +5,15 @@ It is for who runs the trainer by hand: on Kubernetes the API server has refused
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune_trainer import fieldnames
 
 MAX_GIVEN: Final = 60
 """Characters of what was given that a sentence repeats."""
@@ -104,31 +100,15 @@ def _unknown(place: Sequence[int | str]) -> str:
     path, name = _path(place), str(place[-1])
     if path in _BY_HAND:
         return f"{path} is no field here: {_BY_HAND[path]}" if _BY_HAND[path] else ""
-    every = {path for path, _ in _fields(RunConfig)}
     above = path.rpartition(".")[0]
-    camel = to_camel(re.sub(r"[-\s]", "_", name))
-    same = [one for one in sorted(every) if one.rpartition(".")[2].lower() == camel.lower()]
-    beside = {one.rpartition(".")[2]: one for one in every if one.rpartition(".")[0] == above}
-    near = difflib.get_close_matches(camel, beside, 1, 0.75)
-    # The same name beside it, then a name that is nearly it, then the same name elsewhere.
-    meant = [one for one in same if one.rpartition(".")[0] == above] or [beside[one] for one in near] or same[:1]
-    if meant:
-        return f"{path} is no field: write {meant[0]}"
-    return f"{path} is no field: remove it" + (f" (there are {', '.join(sorted(beside))})" if len(beside) <= 10 else "")
-
-
-def _fields(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield all fields below *model*, by their paths in JSON's names."""
-    for one in model.model_fields.values():
-        yield f"{above}{one.alias}", one
-        for inner in (one.annotation, *getattr(one.annotation, "__args__", ())):
-            if inspect.isclass(inner) and issubclass(inner, BaseModel):
-                yield from _fields(inner, f"{above}{one.alias}.")
+    if found := fieldnames.meant(above, name):
+        return f"{path} is no field: write {found}"
+    return f"{path} is no field: remove it (there are {fieldnames.listed(above)})"
 
 
 def _field(place: Sequence[int | str]) -> FieldInfo | None:
     path = ".".join(one for one in place if isinstance(one, str))
-    return next((one for name, one in _fields(RunConfig) if name == path), None)
+    return next((one for name, one in fieldnames.every() if name == path), None)
 
 
 def _path(place: Sequence[int | str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lorafinetune.contract.runconfig import STORAGE_CREDENTIALS
-from lorafinetune_trainer import places
+from lorafinetune_trainer import fieldnames, places
 from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.main import read_config
 
@@ -36,12 +36,28 @@ WRONG: dict[str, tuple[Any, str]] = {
     "run.uid": ("", 'is "", and must be a text that is not empty'),
     "run.name": ("a/b", 'is "a/b", and must be letters, digits, dots, dashes and underscores'),
     "run.extra": (1, "is no field: remove it (there are name, namespace, uid)"),
+    "training.hyper": (1, "is no field: remove it (there are aspectBuckets, batchSize, captions, "),
+    "training.networkDim": (8, "is no field: write training.lora.rank"),
+    "training.network_alpha": (8, "is no field: write training.lora.alpha"),
+    "training.lora.dim": (8, "is no field: write training.lora.rank"),
+    "training.max-train-steps": (8, "is no field: write training.steps"),
+    "training.max_train_epochs": (8, "is no field: write training.epochs"),
+    "training.LR": (1e-4, "is no field: write training.learningRate"),
+    "training.train_batch_size": (1, "is no field: write training.batchSize"),
+    "dataset.path": ("photographs", "is no field: write dataset.source"),
+    "baseModel.path": ("tiny-sdxl", "is no field: write baseModel.source"),
+    "outputDir": ("loras", "is no field: write storage.uri"),
+    "pretrained_model_name_or_path": ("tiny-sdxl", "is no field: write baseModel.source"),
     "storage.uri": ("loras/", ": 'loras/' is not of the form s3://bucket/prefix/"),
     "storage.credentialsSecret": ("keys", "is no field here: that is for Kubernetes: name a folder with the keys in"),
     "placement": ({}, "is no field here: that is for Kubernetes: remove it"),
     "apiVersion": ("v1", "is no field here: this looks like a Kubernetes resource"),
     "noticeSeconds": (-1, "is -1, and must be more than 0"),
 }
+
+
+def test_names_of_other_scripts_lead_to_fields_that_there_are() -> None:
+    assert {path for path, _ in fieldnames.every()} >= fieldnames.ELSEWHERE.keys()
 
 
 def put(config: dict[str, Any], path: str, value: Any) -> None:
