@@ -6,7 +6,7 @@ It is for who runs the trainer by hand: on Kubernetes the API server has refused
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -48,6 +48,32 @@ def complaints(error: ValidationError) -> list[str]:
     """Return a sentence for each thing that is wrong, in the order of the fields."""
     found = [sentence for one in error.errors(include_url=False) if (sentence := _sentence(one))]
     return list(dict.fromkeys(found))
+
+
+def twice(text: str) -> list[str]:
+    """Return a sentence for each field that stands more than once in one object of *text*; none where it is no JSON."""
+    try:
+        value = json.loads(text, object_pairs_hook=_Members)
+    except (ValueError, RecursionError):  # that is complained about already
+        return []
+    return list(
+        dict.fromkeys(f"{_path(place)} stands there more than once: keep one of them" for place in _same(value))
+    )
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of a JSON object as they are written: a dict would keep the last one of a name."""
+
+
+def _same(value: object, *place: int | str) -> Iterator[tuple[int | str, ...]]:
+    """Yield the places of members whose name an earlier one of the same object has."""
+    seen: set[int | str] = set()
+    members = value if isinstance(value, _Members) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in members:
+        if name in seen:
+            yield *place, name
+        seen.add(name)
+        yield from _same(inner, *place, name)
 
 
 def _sentence(error: ErrorDetails) -> str:
