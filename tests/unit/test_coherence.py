@@ -15,7 +15,8 @@ from tests.integration.crd_refusals_training import BAD_TRAINING
 from tests.manifests import FINETUNE, MINIMAL, changed
 
 RUN = RunSeen("default", "timber", "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0", 1, 0.0)
-ELSEWHERE = ("spec.checkpoint", "spec.validation", "spec.training.lora.initFrom")
+KEPT = "spec.checkpoint.keepIntermediate"
+ELSEWHERE = (f"{KEPT}.", "spec.validation", "spec.training.lora.initFrom")
 """What the trainer judges where it knows the steps, or fetches the file."""
 
 
@@ -28,18 +29,19 @@ def told(bad: Bad) -> RunConfig | None:
         return None
 
 
-# Text where a number belongs is read as that number here, and refused by the API server.
+# Text where a number belongs is read as that number here; the trainer and the API server refuse it.
 MISTAKES = [
     (bad, config)
     for bad in (*BAD_PLACES, *BAD_TRAINING)
-    if bad.field.startswith(("spec.training", "spec.dataset.classImages", "spec.dataset.keep"))
+    if bad.field.startswith(("spec.training", "spec.dataset.classImages", "spec.dataset.keep", KEPT))
     and not bad.field.startswith(ELSEWHERE)
     if (config := told(bad)) is not None and "as text" not in bad.mistake
 ]
 
 
 def test_there_are_mistakes_to_compare() -> None:
-    assert len(MISTAKES) >= 12
+    assert len(MISTAKES) >= 14
+    assert [bad.mistake for bad, _ in MISTAKES if bad.field == KEPT] == ["none kept", "one kept that never comes"]
 
 
 @pytest.mark.parametrize(("bad", "config"), MISTAKES, ids=[bad.mistake for bad, _ in MISTAKES])

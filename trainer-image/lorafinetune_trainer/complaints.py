@@ -5,19 +5,15 @@ It is for who runs the trainer by hand: on Kubernetes the API server has refused
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from lorafinetune.contract.runconfig import RunConfig
+from lorafinetune_trainer import fieldnames
 
 MAX_GIVEN: Final = 60
 """Characters of what was given that a sentence repeats."""
@@ -52,6 +48,32 @@ def complaints(error: ValidationError) -> list[str]:
     """Return a sentence for each thing that is wrong, in the order of the fields."""
     found = [sentence for one in error.errors(include_url=False) if (sentence := _sentence(one))]
     return list(dict.fromkeys(found))
+
+
+def twice(text: str) -> list[str]:
+    """Return a sentence for each field that stands more than once in one object of *text*; none where it is no JSON."""
+    try:
+        value = json.loads(text, object_pairs_hook=_Members)
+    except (ValueError, RecursionError):  # that is complained about already
+        return []
+    return list(
+        dict.fromkeys(f"{_path(place)} stands there more than once: keep one of them" for place in _same(value))
+    )
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of a JSON object as they are written: a dict would keep the last one of a name."""
+
+
+def _same(value: object, *place: int | str) -> Iterator[tuple[int | str, ...]]:
+    """Yield the places of members whose name an earlier one of the same object has."""
+    seen: set[int | str] = set()
+    members = value if isinstance(value, _Members) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in members:
+        if name in seen:
+            yield *place, name
+        seen.add(name)
+        yield from _same(inner, *place, name)
 
 
 def _sentence(error: ErrorDetails) -> str:
@@ -104,31 +126,15 @@ def _unknown(place: Sequence[int | str]) -> str:
     path, name = _path(place), str(place[-1])
     if path in _BY_HAND:
         return f"{path} is no field here: {_BY_HAND[path]}" if _BY_HAND[path] else ""
-    every = {path for path, _ in _fields(RunConfig)}
     above = path.rpartition(".")[0]
-    camel = to_camel(re.sub(r"[-\s]", "_", name))
-    same = [one for one in sorted(every) if one.rpartition(".")[2].lower() == camel.lower()]
-    beside = {one.rpartition(".")[2]: one for one in every if one.rpartition(".")[0] == above}
-    near = difflib.get_close_matches(camel, beside, 1, 0.75)
-    # The same name beside it, then a name that is nearly it, then the same name elsewhere.
-    meant = [one for one in same if one.rpartition(".")[0] == above] or [beside[one] for one in near] or same[:1]
-    if meant:
-        return f"{path} is no field: write {meant[0]}"
-    return f"{path} is no field: remove it" + (f" (there are {', '.join(sorted(beside))})" if len(beside) <= 10 else "")
-
-
-def _fields(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield all fields below *model*, by their paths in JSON's names."""
-    for one in model.model_fields.values():
-        yield f"{above}{one.alias}", one
-        for inner in (one.annotation, *getattr(one.annotation, "__args__", ())):
-            if inspect.isclass(inner) and issubclass(inner, BaseModel):
-                yield from _fields(inner, f"{above}{one.alias}.")
+    if found := fieldnames.meant(above, name):
+        return f"{path} is no field: write {found}"
+    return f"{path} is no field: remove it (there are {fieldnames.listed(above)})"
 
 
 def _field(place: Sequence[int | str]) -> FieldInfo | None:
     path = ".".join(one for one in place if isinstance(one, str))
-    return next((one for name, one in _fields(RunConfig) if name == path), None)
+    return next((one for name, one in fieldnames.every() if name == path), None)
 
 
 def _path(place: Sequence[int | str]) -> str:

@@ -153,7 +153,7 @@ class Ending:
         if self.grace > 0:
             words = f"the LoRA is about to be published; it is waited for {min(self.grace, left):.0f} s"
         elif step <= durable:
-            words = f"step {durable} is saved already" if durable else "there is nothing to save yet"
+            words = f"step {durable} is saved already" if durable else "ending"  # the last sentence says the rest
         else:
             words = f"saving step {step}, within {left:.0f} s"
         if heard is not signal.SIGINT:

@@ -22,7 +22,7 @@ from lorafinetune.contract.runconfig import (
     RunConfig,
 )
 from lorafinetune_trainer import attempt, imports, places
-from lorafinetune_trainer.complaints import complaints
+from lorafinetune_trainer.complaints import complaints, twice
 from lorafinetune_trainer.ending import Ending
 from lorafinetune_trainer.failure import Failure, explain, invalid
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str], ending: Ending) -> NoReturn:
     log = os.environ.get(ENV_TERMINATION_LOG)
     ending.termination_log = Path(log) if log else None
     try:
-        options = _parse(arguments)
+        options = parse(arguments)
         config = read_config(options.config)
         ending.notice_seconds = config.notice_seconds
         places.make_scratch(config.scratch)
@@ -67,10 +67,10 @@ def read_config(path: Path | None) -> RunConfig:
     if len(text) > MAX_RUN_CONFIG_BYTES:
         raise invalid("InvalidConfig", f"the run config has more than {MAX_RUN_CONFIG_BYTES} bytes")
     try:
-        config = RunConfig.model_validate_json(text, by_alias=True, by_name=False)
+        config = RunConfig.model_validate_json(text, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise _refuse(complaints(error), path) from error
-    wrong = list(coherence.contradictions(config))
+        raise _refuse([*complaints(error), *twice(text)], path) from error
+    wrong = [*twice(text), *coherence.contradictions(config)]
     try:
         _ = config.prefix
     except ValueError as error:
@@ -100,7 +100,8 @@ class _Parser(argparse.ArgumentParser):
         raise invalid("InvalidArguments", message)
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what the command line says; raises Failure (INVALID) with the way to write it."""
     parser = _Parser(
         prog="python -m lorafinetune_trainer",
         description="Train a LoRA for SDXL, resuming from what the run has in its bucket. Ctrl-C saves the last step.",
@@ -108,4 +109,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help=f"run config (JSON); default: the value of {ENV_RUN_CONFIG}")
     parser.add_argument("--attempt", type=_positive, help="number of this attempt; default: one more than the last")
     parser.add_argument("--resume-from", metavar="URI", help="checkpoint that the caller knows of; the head decides")
-    return parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        lone = len(unknown) == 1 and options.config is None and not unknown[0].startswith("-")
+        parser.error(f"write --config {unknown[0]}" if lone else f"unrecognized arguments: {' '.join(unknown)}")
+    return options

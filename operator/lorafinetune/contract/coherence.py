@@ -31,12 +31,14 @@ def oddities(config: RunConfig) -> Iterator[str]:
 
 def contradictions(config: RunConfig) -> Iterator[str]:
     """Yield a sentence for each thing in *config* that does not go together, with the field and the way out."""
-    training, dataset = config.training, config.dataset
+    training, dataset, kept = config.training, config.dataset, config.checkpoint.keep_intermediate
     classes = dataset.class_source is not None or dataset.class_prompt is not None
     if training.steps is not None and training.epochs is not None:
         yield "training.epochs and training.steps both say how long to train: remove one of them"
     if training.steps is not None and training.warmup_steps > training.steps:
         yield "training.warmupSteps is more than training.steps: choose less, usually a tenth of steps"
+    if training.steps is not None and kept is not None and max([*kept.steps, kept.every_steps or 0]) > training.steps:
+        yield "checkpoint.keepIntermediate names steps after the last one, training.steps: choose less"
     for name, rate in _rates(training):
         if training.optimizer is not Optimizer.PRODIGY and rate > LARGEST_ADAMW_RATE:
             yield (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+UID_LENGTH: Final = 8
+"""Characters of a run's uid that stand in its prefix."""
 OWNER: Final = "owner.json"
 HEAD: Final = "head.json"
 CONDITIONING: Final = "conditioning/"
@@ -60,7 +62,7 @@ def folder(uri: str) -> Location:
 def run_prefix(storage_uri: str, namespace: str, name: str, uid: str) -> Location:
     """Return the run's own prefix: ``<storage.uri>/<namespace>/<name>-<first 8 of uid>/``."""
     base = folder(storage_uri)
-    return Location(base.bucket, f"{base.key}{namespace}/{name}-{uid[:8]}/")
+    return Location(base.bucket, f"{base.key}{namespace}/{name}-{uid[:UID_LENGTH]}/")
 
 
 def checkpoint(attempt: int, step: int) -> str:

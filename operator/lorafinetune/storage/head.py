@@ -127,6 +127,12 @@ def is_marked(bucket: Bucket, run_uid: str) -> bool:
 def _carries_mark(bucket: Bucket, run_uid: str) -> bool:
     found = read_owner(bucket)
     if found is not None and found.run_uid != run_uid:
+        first = run_uid[: layout.UID_LENGTH]
+        if found.run_uid[: layout.UID_LENGTH] == first:  # by hand: Kubernetes makes uids that differ there
+            raise errors.Conflict(
+                f"{bucket.uri()} belongs to run {found.run_uid}, and the first {layout.UID_LENGTH} characters of its "
+                f"uid, {first}, are those of run.uid {run_uid} too: choose another run.uid"
+            )
         raise errors.Conflict(f"{bucket.uri()} belongs to run {found.run_uid}: name another storage.uri")
     return found is not None
 

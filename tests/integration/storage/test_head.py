@@ -156,6 +156,16 @@ def test_the_owner_mark_is_put_once(kind: Kind, through: Bucket, bucket: Bucket,
         stored.mark_owner(through, stored.Owner(run_uid="another"))
 
 
+def test_two_uids_that_begin_alike_are_told_apart_in_words(bucket: Bucket) -> None:
+    """By hand a person chooses them, and both lead to one place."""
+    stored.mark_owner(bucket, stored.Owner(run_uid="timber-dog-1"))
+    stored.mark_owner(bucket, stored.Owner(run_uid="timber-dog-1"))
+    with pytest.raises(errors.Conflict, match=r"timber-d, are those of run\.uid timber-dog-2 too: choose another run"):
+        stored.is_marked(bucket, "timber-dog-2")
+    with pytest.raises(errors.Conflict, match=r"belongs to run timber-dog-1: name another storage\.uri"):
+        stored.is_marked(bucket, "timber-2")
+
+
 def test_an_owner_mark_that_cannot_be_put_is_given_up(through: Bucket, between: Proxy) -> None:
     between.faults = [Fault(Kind.REFUSE, method, times=1000) for method in ("PUT", "GET")]
     ticks = itertools.count(0, 1.0)

@@ -12,7 +12,7 @@ import pytest
 from lorafinetune.contract.runconfig import BaseModelSource
 from lorafinetune_trainer.base import fetching, hub
 from lorafinetune_trainer.base.files import ENCODERS, TRAINED, Folder
-from lorafinetune_trainer.base.places import Means
+from lorafinetune_trainer.base.places import Means, open_local
 from lorafinetune_trainer.failure import Failure
 
 
@@ -204,6 +204,60 @@ def test_a_separate_vae_lies_at_the_root_or_below(below: str, model: Path) -> No
     remove(f"{below}config.json")(folder)
     with pytest.raises(Failure, match=r"baseModel\.vae"):
         fetching.fetch_vae(source, means)
+
+
+VAES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "vae": (edit("vae/config.json", latent_channels=16), "it makes latents of 16 channels, and SDXL takes 4"),
+    "unet": (edit("unet/config.json", _class_name="UNet2DConditionModel"), "it is a UNet2DConditionModel, not an "),
+    "photographs": (
+        write("photographs/dog.jpg", b""),
+        "it has no config.json with diffusion_pytorch_model.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("folder", VAES)
+def test_a_separate_vae_that_is_none(folder: str, model: Path) -> None:
+    change, words = VAES[folder]
+    (model / folder).mkdir(exist_ok=True)
+    change(model)
+    source = BaseModelSource(source="unused", vae=str(model / folder))
+    with pytest.raises(Failure) as caught:
+        fetching.fetch_vae(source, Means(lambda _: pytest.fail("no bucket"), model.parent / "scratch"))
+    message = caught.value.message
+    assert message.startswith(f"baseModel.vae {model / folder} cannot be used: {words}")
+    assert message.endswith(
+        "It must be a VAE of SDXL: a folder with config.json and diffusion_pytorch_model.safetensors, or one "
+        ".safetensors file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("https://huggingface.example/owner/sdxl-1.0", "is a page of the hub: write hf://owner/sdxl-1.0"),
+        ("huggingface.example/owner/name/tree/main", "is a page of the hub: write hf://owner/name"),
+        (
+            "https://hf.example/owner/name/blob/main/one.safetensors?download=true",
+            "is a page of the hub: write hf://owner/name/one.safetensors",
+        ),
+        (
+            "https://elsewhere.example/models/1",
+            "is neither hf://owner/name, nor s3://bucket/prefix/, nor a path of this",
+        ),
+        ("owner/sdxl-1.0", "is no folder of this machine: for the model on the hub, write hf://owner/sdxl-1.0"),
+        ("models/sdxl", "is not a folder of this machine, nor a .safetensors file ("),
+    ],
+)
+def test_a_model_on_the_hub_in_other_words(
+    source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Failure) as caught:
+        open_local("baseModel.source", source)
+    assert caught.value.message.startswith(f"baseModel.source {source} {words}")
+    assert ("write hf://" in words) == caught.value.message.endswith(words), "nothing else is said"
 
 
 def test_a_token_that_is_not_there(tmp_path: Path) -> None:

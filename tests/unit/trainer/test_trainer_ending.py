@@ -112,3 +112,30 @@ def test_a_second_ctrl_c_ends_at_once_where_nobody_reads(trainer: subprocess.Pop
     os.close(filler)
     assert press_until_it_ends(trainer) == 75
     assert Termination.model_validate_json(words.read_text()).durable_step == 20
+
+
+EARLY = """
+import sys, time
+from lorafinetune_trainer import signals
+signals.install()
+from lorafinetune_trainer.ending import Ending
+from lorafinetune_trainer.telling.report import Reporter
+ending = Ending(notice_seconds=300)
+ending.reporter = Reporter(run_uid="uid", attempt=1, webhook=None, on_stop=lambda *_: None, readable=True)
+ending.watch()
+ending.reporter.note("ready")
+time.sleep(600)
+"""
+"""A trainer before its first step."""
+
+
+def test_ctrl_c_before_the_first_step_says_once_that_there_is_nothing_to_save() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", EARLY], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == 75
+    assert said.splitlines() == ["Ctrl-C: ending", "there was nothing to save yet: run the same command again"]

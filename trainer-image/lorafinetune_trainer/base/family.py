@@ -14,7 +14,7 @@ _UNET: Final = PREFIXES["unet"]
 _FIRST: Final = f"{_UNET}input_blocks.0.0.weight"
 _SIZES: Final = f"{_UNET}label_emb.0.0.weight"
 _WIDTH: Final = ".attn2.to_k.weight"
-_CONDITIONED: Final = 4
+_CHANNELS: Final = 4
 _WORDS: Final = {"unet": "UNet", "vae": "VAE", "text_encoder": "first text encoder", "text_encoder_2": "second one"}
 
 _OTHERS: Final = (
@@ -57,6 +57,15 @@ def of_configs(
             f"{' + '.join(map(str, widths))}"
         )
     return None
+
+
+def of_vae(config: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the config of a separate VAE, or None."""
+    kind = config.get("_class_name", "AutoencoderKL")
+    if kind != "AutoencoderKL":
+        return f"it is a {kind}, not an AutoencoderKL"
+    channels = config.get("latent_channels", _CHANNELS)
+    return None if channels == _CHANNELS else f"it makes latents of {channels} channels, and SDXL takes {_CHANNELS}"
 
 
 def of_single(tensors: Mapping[str, Tensor], parts: Collection[str], *, shipped: bool) -> str | None:

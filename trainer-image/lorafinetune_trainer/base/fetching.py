@@ -71,6 +71,8 @@ def fetch_vae(source: BaseModelSource, means: Means) -> Part:
     if f"{prefix}config.json" not in place.names or weights is None:
         raise wrong(place, "it has no config.json with diffusion_pytorch_model.safetensors beside it")
     names = (f"{prefix}config.json", weights)
+    if why := family.of_vae(read_json(place.bring(names[:1]) / names[0], f"{place.field} {place.uri}: {names[0]}")):
+        raise wrong(place, why)
     folder = place.bring(names)
     _check_weights(place, folder, names)
     name = prefix.rstrip("/")

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,14 @@ from lorafinetune_trainer.failure import Failure, disk_full, explain, invalid, n
 
 SINGLE: Final = ".safetensors"
 PICKLED: Final = (".ckpt", ".pt", ".pth", ".bin")
+MODEL_WORDS: Final = f"an SDXL diffusers folder, or one SDXL {SINGLE} file"
+VAE_WORDS: Final = f"a VAE of SDXL: a folder with config.json and diffusion_pytorch_model{SINGLE}, or one {SINGLE} file"
+_OF_THE_HUB: Final = re.compile(
+    r"^(?:https?://)?(?:[\w-]+\.)*(?:huggingface|hf)\.\w+/(?P<name>[\w.-]+/[\w.-]+)"
+    rf"(?:/(?:blob|resolve)/[^/]+(?P<file>/[^?#]+\{SINGLE}))?(?:[/?#].*)?$"
+)
+"""The address of a model's page on the hub, or of a file of it, as a browser shows it."""
+_HUB_NAME: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _PARALLEL: Final = 8
 _MAX_FILES: Final = 2000
 _PIECE: Final = 16 * 1024 * 1024
@@ -78,9 +87,12 @@ def wrong(place: Place, why: str) -> Failure:
     """Return the failure of what lies at *place* and cannot be used."""
     return invalid(
         "WrongBaseModel",
-        f"{place.field} {place.uri} cannot be used: {why}. It must be an SDXL diffusers folder, or one SDXL "
-        f"{SINGLE} file",
+        f"{place.field} {place.uri} cannot be used: {why}. It must be {_wanted(place.field)}",
     )
+
+
+def _wanted(field: str) -> str:
+    return VAE_WORDS if field == "baseModel.vae" else MODEL_WORDS
 
 
 def single_name(uri: str) -> str | None:
@@ -143,6 +155,20 @@ def open_local(field: str, uri: str) -> Local:
         found = {one.relative_to(path.parent).as_posix() for one in beside.glob("*/*") if one.is_file()}
         return Local(field, uri, path.parent, single, frozenset({single, *found}))
     if not path.is_dir():
+        if (page := _OF_THE_HUB.match(uri)) is not None:
+            meant = f"hf://{page['name']}{page['file'] or ''}"
+            raise invalid("WrongBaseModel", f"{field} {uri} is a page of the hub: write {meant}")
+        if "://" in uri:
+            raise invalid(
+                "WrongBaseModel",
+                f"{field} {uri} is neither hf://owner/name, nor s3://bucket/prefix/, nor a path of this machine: "
+                "download it, and name the file or folder",
+            )
+        if single is None and _HUB_NAME.match(uri) and not path.parent.is_dir():
+            raise invalid(
+                "WrongBaseModel",
+                f"{field} {uri} is no folder of this machine: for the model on the hub, write hf://{uri}",
+            )
         raise invalid(
             "WrongBaseModel",
             f"{field} {uri} is not a folder of this machine, nor a {SINGLE} file ({path.absolute()}), nor "
@@ -285,6 +311,6 @@ def open_stored(field: str, uri: str, means: Means) -> Stored:
     if not sizes or (single is not None and single not in sizes):
         raise invalid(
             "WrongBaseModel",
-            f"nothing lies at {field} {uri}: it must be an SDXL diffusers folder, or one SDXL {SINGLE} file",
+            f"nothing lies at {field} {uri}: it must be {_wanted(field)}",
         )
     return Stored(field, uri, bucket, means.scratch / field, single, sizes, means.traffic)

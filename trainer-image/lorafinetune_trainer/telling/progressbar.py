@@ -78,5 +78,8 @@ def sentence(event: Event, *, durable: int = 0) -> str:
 def _yielded(event: Event, durable: int) -> str:
     words = [event.message] if event.message else []
     step = event.step if event.saved is not Saved.NONE else durable
-    again = "run the same command to go on from there" if step else "run the same command to begin anew"
-    return "; ".join([*words, f"step {step} is saved" if step else "nothing is saved"]) + f": {again}"
+    if step:
+        return "; ".join([*words, f"step {step} is saved"]) + ": run the same command to go on from there"
+    if not words or event.step:  # at step 0 the message says that there was nothing
+        words.append("nothing is saved")
+    return "; ".join(words) + ": run the same command again"
