@@ -10,7 +10,8 @@ from PIL import Image
 
 from lorafinetune.contract.event import Termination
 from lorafinetune.contract.runconfig import Dataset as Source
-from lorafinetune_trainer.data import dataset, preflight
+from lorafinetune_trainer.data import buckets, dataset, preflight
+from lorafinetune_trainer.data.buckets import Size
 from lorafinetune_trainer.ending import MAX_TERMINATION_BYTES, fitted
 from lorafinetune_trainer.failure import Failure, invalid
 from tests.unit.trainer.image_files import fill, picture
@@ -207,6 +208,15 @@ def test_twins_and_captions_without_an_image_are_remarked(tmp_path: Path) -> Non
     )
     assert scan(folder, decoded=False).remarks == ()
     assert scan(fill(tmp_path / "good", {"a.png": picture(), "b.png": picture("blue")})).remarks == ()
+
+
+def test_images_of_other_shapes_are_each_named_once_the_worst_first() -> None:
+    sizes = {"a.png": Size(1200, 800), "b.png": Size(1600, 800), "c.png": Size(40, 40), "d.png": Size(2000, 2000)}
+    frames = {name: buckets.frame(size, 1024, square=True) for name, size in sizes.items()}
+    assert preflight.odd_shapes(frames) == [
+        "3 of 4 images scaled up, because smaller than what it is trained at: c.png by 25.6, a.png by 1.3, b.png by 1.3",
+        "2 of 4 images cut by more than 25% of the area: b.png by 50%, a.png by 33%",
+    ]
 
 
 def test_captions_as_other_tools_and_systems_name_them(tmp_path: Path) -> None:

@@ -76,20 +76,15 @@ def duplicates(pixels: Mapping[str, str]) -> list[str]:
 
 
 def odd_shapes(frames: Mapping[str, Frame]) -> list[str]:
-    """Return remarks on images, by name, that are scaled up, and on those of which much is cut away."""
-    found = []
+    """Return remarks on images, by name, that are scaled up, and on those of which much is cut away; worst first."""
+    found, every = [], counted(len(frames), "image")
     small = sorted((name for name in frames if frames[name].enlarged > 1), key=lambda name: -frames[name].enlarged)
     if small:
-        most = frames[small[0]].enlarged
-        found.append(
-            f"scaled up, because they are smaller than what they are trained at: {len(small)} of "
-            f"{counted(len(frames), 'image')}, {small[0]} by {most:.1f}: {some(small)}"
-        )
+        each = some(f"{name} by {frames[name].enlarged:.1f}" for name in small)
+        found.append(f"{len(small)} of {every} scaled up, because smaller than what it is trained at: {each}")
     if cut := sorted((name for name in frames if frames[name].lost > MUCH), key=lambda name: -frames[name].lost):
-        found.append(
-            f"cut by more than {MUCH:.0%} of their area: {len(cut)} of {counted(len(frames), 'image')}, {cut[0]} by "
-            f"{frames[cut[0]].lost:.0%}: {some(cut)}"
-        )
+        each = some(f"{name} by {frames[name].lost:.0%}" for name in cut)
+        found.append(f"{len(cut)} of {every} cut by more than {MUCH:.0%} of the area: {each}")
     return found
 
 
