@@ -144,10 +144,28 @@ def test_ten_thousand_bad_files_of_any_script_are_told_within_what_kubernetes_ke
 
 
 def test_an_image_without_any_caption(tmp_path: Path) -> None:
-    failure = refused(fill(tmp_path, {"a.png": picture(), "a.txt": "  \n", "b.png": picture()}), None)
+    failure = refused(fill(tmp_path, {"a.png": picture(), "a.txt": "  \n"}), None)
     assert failure.reason == "MissingCaption"
     assert "a.png has no caption: set dataset.instancePrompt, or put a.txt" in failure.message
-    assert "b.png has no caption" in failure.message
+
+
+def test_many_images_without_a_caption_are_told_with_one_advice(tmp_path: Path) -> None:
+    files = {f"{number:02}.png": picture() for number in range(40)}
+    told = (
+        "40 images have no caption: set dataset.instancePrompt, or put a file such as 00.txt beside each: "
+        "00.png, 01.png, 02.png, 03.png, 04.png, and 35 more"
+    )
+    failure = refused(fill(tmp_path, files), None)
+    assert (failure.reason, failure.message) == ("MissingCaption", told)
+    fill(tmp_path, {"0.png": b"no"})
+    noted: list[str] = []
+    asked = dataset.instances(Source(source=str(tmp_path)))
+    with pytest.raises(Failure) as caught:
+        dataset.scan(asked, lambda _: pytest.fail("no bucket"), note=noted.append)
+    assert caught.value.reason == "UndecodableImage"
+    assert caught.value.message.startswith("41 files cannot be used: 0.png cannot be read")
+    assert caught.value.message.endswith(told)
+    assert noted[1:] == [told]
 
 
 def test_class_images_need_a_prompt(tmp_path: Path) -> None:

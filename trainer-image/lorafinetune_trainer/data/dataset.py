@@ -166,11 +166,11 @@ def scan(
         looks = dict(zip(names, pool.map(look, names), strict=True))
     problems |= {name: found for name, found in looks.items() if isinstance(found, Failure)}
     if problems:
-        every = [problems[name] for name in sorted(problems)]
+        every = preflight.joined(problems, asked.missing, asked.remedy)
         if len(every) > 1:
             for problem in every[:MAX_NOTES]:
                 note(problem.message)
-        raise preflight.refuse(every)
+        raise preflight.refuse(every, len(problems))
     seen = [found for found in looks.values() if isinstance(found, _Seen)]
     return of((one.image for one in seen), files.read, _remarks(seen, beside, listed or {}) if decoded else ())
 
