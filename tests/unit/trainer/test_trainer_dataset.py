@@ -237,6 +237,29 @@ def test_images_of_other_shapes_are_each_named_once_the_worst_first() -> None:
     ]
 
 
+def test_a_folder_that_is_shown_no_times_is_left_out_and_that_is_remarked(tmp_path: Path) -> None:
+    files = {
+        "a.png": picture(),
+        "0_sks dog/b.png": picture("blue"),
+        "0_sks dog/b.txt": "its caption",
+        "0_sks dog/broken.png": b"no",
+        "0_old/2_sks cat/c.png": picture("green"),
+        "2023_summer/d.png": picture("white"),
+        "metadata.jsonl": '{"file_name": "0_sks dog/b.png", "text": "its words"}',
+    }
+    found = scan(fill(tmp_path, files))
+    assert {one.name: one.repeats for one in found.images} == {
+        "a.png": 1,
+        "0_old/2_sks cat/c.png": 2,
+        "2023_summer/d.png": 1,
+    }
+    assert found.remarks == ("2 images left out, for a folder's 0 says that none is shown: 0_sks dog",)
+    assert scan(tmp_path, decoded=False).digest == found.digest
+    failure = refused(fill(tmp_path / "empty", {"0_sks dog/b.png": picture()}))
+    assert failure.reason == "EmptyDataset"
+    assert "holds no image (1 image left out, for a folder's 0 says that none is shown: 0_sks dog)" in failure.message
+
+
 def test_captions_as_other_tools_and_systems_name_them(tmp_path: Path) -> None:
     files = {
         "a.png": (picture("red"), "a.TXT", "in capitals"),
