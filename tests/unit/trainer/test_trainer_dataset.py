@@ -232,7 +232,8 @@ def test_images_of_other_shapes_are_each_named_once_the_worst_first() -> None:
     sizes = {"a.png": Size(1200, 800), "b.png": Size(1600, 800), "c.png": Size(40, 40), "d.png": Size(2000, 2000)}
     frames = {name: buckets.frame(size, 1024, square=True) for name, size in sizes.items()}
     assert preflight.odd_shapes(frames) == [
-        "3 of 4 images scaled up, because smaller than what it is trained at: c.png by 25.6, a.png by 1.3, b.png by 1.3",
+        "3 of 4 images scaled up, because smaller than what it is trained at: "
+        "c.png by 25.6, a.png by 1.3, b.png by 1.3",
         "2 of 4 images cut by more than 25% of the area: b.png by 50%, a.png by 33%",
     ]
 
