@@ -205,7 +205,8 @@ def _begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> None:
 
 
 def _product(wires: Wires, given: Inputs, model: Model, total: int) -> Product:
-    from lorafinetune_trainer.product.product import Product
+    from lorafinetune_trainer.data import concepts
+    from lorafinetune_trainer.product.product import Product, Shown
 
     return Product(
         config=wires.config,
@@ -214,7 +215,9 @@ def _product(wires: Wires, given: Inputs, model: Model, total: int) -> Product:
         steps=total,
         updates=0,
         layers_per_block=int(model.unet.config.layers_per_block),
-        captions=tuple((one.captions[0], one.repeats) for one in given.samples.instances),
+        captions=tuple(
+            Shown(one.captions[0], one.repeats, concepts.folder(one.name)) for one in given.samples.instances
+        ),
         class_images=len(given.samples.classes),
         prediction=model.prediction,
         base_zero_snr=bool(model.noise.config.rescale_betas_zero_snr),

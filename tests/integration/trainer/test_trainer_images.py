@@ -108,8 +108,8 @@ def test_what_is_odd_is_remarked_and_trained_on(
     expected = (
         "the same picture lies there more than once, and is shown as often: 3_sks dog/a.png = 3_sks dog/b.png",
         "captions without an image: lonely.txt",
-        "scaled up, because they are smaller than what they are trained at: 1 of 5 images, long.webp by 1.3: long.webp",
-        "cut by more than 25% of their area: 1 of 5 images, long.webp by 33%: long.webp",
+        "1 of 5 images scaled up, because smaller than what it is trained at: long.webp by 1.3",
+        "1 of 5 images cut by more than 25% of the area: long.webp by 33%",
     )
     (scanned,) = [event for event in attempt.events if event.get("phase") == "Scanning" and event["message"]]
     assert scanned["message"] == "; ".join(["5 images in 2 shapes, shown 9 times an epoch", *expected])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
-from lorafinetune_trainer.product.product import Product
+from lorafinetune_trainer.product.product import Product, Shown
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,7 @@ def adapted(part: str, targets: str, *, dora: bool = False) -> dict[str, torch.T
 def product(*, name: str = "one", lora: dict[str, Any] | None = None, source: str = "", **changes: Any) -> Product:
     """A product; *changes* with names of its fields change those, others the training."""
     own = {key: changes.pop(key) for key in list(changes) if key in Product.__dataclass_fields__}
+    own |= {"captions": tuple(Shown(*one) for one in own["captions"])} if "captions" in own else {}
     config = RunConfig.model_validate(
         {
             "run": {"name": name, "uid": f"uid-of-{name}"},

@@ -10,7 +10,8 @@ from PIL import Image
 
 from lorafinetune.contract.event import Termination
 from lorafinetune.contract.runconfig import Dataset as Source
-from lorafinetune_trainer.data import dataset, preflight
+from lorafinetune_trainer.data import buckets, dataset, preflight
+from lorafinetune_trainer.data.buckets import Size
 from lorafinetune_trainer.ending import MAX_TERMINATION_BYTES, fitted
 from lorafinetune_trainer.failure import Failure, invalid
 from tests.unit.trainer.image_files import fill, picture
@@ -143,10 +144,28 @@ def test_ten_thousand_bad_files_of_any_script_are_told_within_what_kubernetes_ke
 
 
 def test_an_image_without_any_caption(tmp_path: Path) -> None:
-    failure = refused(fill(tmp_path, {"a.png": picture(), "a.txt": "  \n", "b.png": picture()}), None)
+    failure = refused(fill(tmp_path, {"a.png": picture(), "a.txt": "  \n"}), None)
     assert failure.reason == "MissingCaption"
     assert "a.png has no caption: set dataset.instancePrompt, or put a.txt" in failure.message
-    assert "b.png has no caption" in failure.message
+
+
+def test_many_images_without_a_caption_are_told_with_one_advice(tmp_path: Path) -> None:
+    files = {f"{number:02}.png": picture() for number in range(40)}
+    told = (
+        "40 images have no caption: set dataset.instancePrompt, or put a file such as 00.txt beside each: "
+        "00.png, 01.png, 02.png, 03.png, 04.png, and 35 more"
+    )
+    failure = refused(fill(tmp_path, files), None)
+    assert (failure.reason, failure.message) == ("MissingCaption", told)
+    fill(tmp_path, {"0.png": b"no"})
+    noted: list[str] = []
+    asked = dataset.instances(Source(source=str(tmp_path)))
+    with pytest.raises(Failure) as caught:
+        dataset.scan(asked, lambda _: pytest.fail("no bucket"), note=noted.append)
+    assert caught.value.reason == "UndecodableImage"
+    assert caught.value.message.startswith("41 files cannot be used: 0.png cannot be read")
+    assert caught.value.message.endswith(told)
+    assert noted[1:] == [told]
 
 
 def test_class_images_need_a_prompt(tmp_path: Path) -> None:
@@ -207,6 +226,39 @@ def test_twins_and_captions_without_an_image_are_remarked(tmp_path: Path) -> Non
     )
     assert scan(folder, decoded=False).remarks == ()
     assert scan(fill(tmp_path / "good", {"a.png": picture(), "b.png": picture("blue")})).remarks == ()
+
+
+def test_images_of_other_shapes_are_each_named_once_the_worst_first() -> None:
+    sizes = {"a.png": Size(1200, 800), "b.png": Size(1600, 800), "c.png": Size(40, 40), "d.png": Size(2000, 2000)}
+    frames = {name: buckets.frame(size, 1024, square=True) for name, size in sizes.items()}
+    assert preflight.odd_shapes(frames) == [
+        "3 of 4 images scaled up, because smaller than what it is trained at: "
+        "c.png by 25.6, a.png by 1.3, b.png by 1.3",
+        "2 of 4 images cut by more than 25% of the area: b.png by 50%, a.png by 33%",
+    ]
+
+
+def test_a_folder_that_is_shown_no_times_is_left_out_and_that_is_remarked(tmp_path: Path) -> None:
+    files = {
+        "a.png": picture(),
+        "0_sks dog/b.png": picture("blue"),
+        "0_sks dog/b.txt": "its caption",
+        "0_sks dog/broken.png": b"no",
+        "0_old/2_sks cat/c.png": picture("green"),
+        "2023_summer/d.png": picture("white"),
+        "metadata.jsonl": '{"file_name": "0_sks dog/b.png", "text": "its words"}',
+    }
+    found = scan(fill(tmp_path, files))
+    assert {one.name: one.repeats for one in found.images} == {
+        "a.png": 1,
+        "0_old/2_sks cat/c.png": 2,
+        "2023_summer/d.png": 1,
+    }
+    assert found.remarks == ("2 images left out, for a folder's 0 says that none is shown: 0_sks dog",)
+    assert scan(tmp_path, decoded=False).digest == found.digest
+    failure = refused(fill(tmp_path / "empty", {"0_sks dog/b.png": picture()}))
+    assert failure.reason == "EmptyDataset"
+    assert "holds no image (1 image left out, for a folder's 0 says that none is shown: 0_sks dog)" in failure.message
 
 
 def test_captions_as_other_tools_and_systems_name_them(tmp_path: Path) -> None:

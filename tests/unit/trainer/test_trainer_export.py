@@ -112,7 +112,7 @@ def test_the_headers_say_what_people_look_for() -> None:
     assert (found["ss_v_parameterization"], found["ss_zero_terminal_snr"]) == ("True", "True")
     assert found["modelspec.trigger_phrase"] == "a photo of | sks dog"
     assert (found["ss_network_dim"], found["ss_network_alpha"], found["ss_seed"]) == ("4", "8", "7")
-    assert json.loads(found["ss_tag_frequency"]) == {"img": {"sks dog": 3, "outdoors": 2, "a": 1, "b": 1}}
+    assert json.loads(found["ss_tag_frequency"]) == {"img": {"sks dog": 2, "a": 1, "b": 1, "outdoors": 1}}
     assert state.decode(export.kohya_file(WEIGHTS, product())).metadata["modelspec.prediction_type"] == "epsilon"
 
 
@@ -127,8 +127,59 @@ def test_a_noise_schedule_that_comes_with_the_base_model_is_told_too(base: bool)
 def test_tags_are_bounded_and_the_most_frequent_stay() -> None:
     captions = tuple((f"tag {number:04}, often", 1) for number in range(2 * header.MAX_TAGS))
     found = header.tags(product(captions=captions))
-    assert len(found) == header.MAX_TAGS
-    assert next(iter(found.items())) == ("often", 2 * header.MAX_TAGS)
+    assert len(found["img"]) == header.MAX_TAGS
+    assert next(iter(found["img"].items())) == ("often", 2 * header.MAX_TAGS)
+    many = product(captions=[(f"{number}", 1, f"1_{number}") for number in range(2 * header.MAX_FOLDERS)])
+    assert len(header.folders(many)) == len(header.tags(many)) == header.MAX_FOLDERS
+
+
+TWO = [("sks dog", 3, "3_sks dog"), ("sks dog", 3, "3_sks dog"), ("red car", 2, "2_red car"), ("a hill, sky", 1)]
+
+
+def test_the_header_tells_of_each_concepts_folder_as_kohyas_scripts_do() -> None:
+    """Each image once in the tags; repeats in the folders' entries and in the number of images of an epoch."""
+    found = header.kohya(product(captions=TWO, images=4))
+    assert json.loads(found["ss_dataset_dirs"]) == {
+        "2_red car": {"n_repeats": 2, "img_count": 1},
+        "3_sks dog": {"n_repeats": 3, "img_count": 2},
+        "img": {"n_repeats": 1, "img_count": 1},
+    }
+    assert json.loads(found["ss_tag_frequency"]) == {
+        "2_red car": {"red car": 1},
+        "3_sks dog": {"sks dog": 2},
+        "img": {"a hill": 1, "sky": 1},
+    }
+    assert found["ss_num_train_images"] == "9"
+
+
+def without_prompt(made: Product) -> Product:
+    dataset = made.config.dataset.model_copy(update={"instance_prompt": None})
+    return replace(made, config=made.config.model_copy(update={"dataset": dataset}))
+
+
+def test_the_words_of_all_concepts_folders_are_named_in_the_card() -> None:
+    """However few images they have, and whatever the prompt for all is, as far as that was never shown."""
+    for made in (product(captions=TWO[1:3]), without_prompt(product(captions=TWO[1:3]))):
+        assert made.triggers == ("red car", "sks dog")
+        text = card.write(made, HISTORY)
+        assert "\n\nTrigger: `red car` or `sks dog`\n\n## How it was trained" in text
+        assert "pipeline('red car')" in text
+        assert "\n\n\n" not in text
+    assert product(captions=[*TWO[1:3], ("a photo of | sks dog", 1)]).triggers == (
+        "a photo of | sks dog",
+        "red car",
+        "sks dog",
+    )
+    assert without_prompt(product(captions=[("red, car", 2, "2_red car"), ("a cup", 1)])).triggers == ()
+
+
+@pytest.mark.parametrize(
+    ("classes", "said", "total"), [(0, "2", "2"), (5, "4: 2 training images, as many class images", "4")]
+)
+def test_class_images_are_counted_in_a_steps_images(classes: int, said: str, total: str) -> None:
+    made = product(batchSize=2, gradientAccumulation=1, class_images=classes)
+    assert f"| images per step | {said} |" in card.write(made, HISTORY)
+    assert header.kohya(made)["ss_total_batch_size"] == total
 
 
 def front(text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
@@ -133,10 +133,12 @@ def scan(
     several, since a failure's message may not hold them all.
     """
     files = place.enter(asked.field, asked.source, bucket)
+    left_out = sorted(name for name in files.sizes if _suffix(name) in DECODED and not concepts.of(name).repeats)
+    files = replace(files, sizes={name: size for name, size in files.sizes.items() if concepts.of(name).repeats})
     names = sorted(name for name in files.sizes if _suffix(name) in DECODED)
     foreign = sorted(name for name in files.sizes if _suffix(name) in OTHER_IMAGES)
     if not names and not foreign:
-        raise _empty(asked, files)
+        raise _empty(asked, files, left_out)
     if len(names) > MAX_IMAGES:
         raise invalid(
             "TooManyImages",
@@ -166,13 +168,17 @@ def scan(
         looks = dict(zip(names, pool.map(look, names), strict=True))
     problems |= {name: found for name, found in looks.items() if isinstance(found, Failure)}
     if problems:
-        every = [problems[name] for name in sorted(problems)]
+        every = preflight.joined(problems, asked.missing, asked.remedy)
         if len(every) > 1:
             for problem in every[:MAX_NOTES]:
                 note(problem.message)
-        raise preflight.refuse(every)
+        raise preflight.refuse(every, len(problems))
     seen = [found for found in looks.values() if isinstance(found, _Seen)]
-    return of((one.image for one in seen), files.read, _remarks(seen, beside, listed or {}) if decoded else ())
+    if not decoded:
+        return of((one.image for one in seen), files.read)
+    known = {name: words for name, words in (listed or {}).items() if name not in left_out}
+    remarks = [*_left_out(left_out), *_remarks(seen, beside, known)]
+    return of((one.image for one in seen), files.read, remarks)
 
 
 def _look(
@@ -192,11 +198,20 @@ def _look(
     return _Seen(Image(name, canonical.sha256(body), caption, size, concept.repeats), pixels)
 
 
-def _empty(asked: Asked, files: Place) -> Failure:
+def _left_out(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    where = preflight.some(dict.fromkeys(concepts.folder(name) for name in names))
+    return [f"{preflight.counted(len(names), 'image')} left out, for a folder's 0 says that none is shown: {where}"]
+
+
+def _empty(asked: Asked, files: Place, left_out: list[str]) -> Failure:
     lonely = captions.without_image((), captions.beside(files), {})
     words = f"only {preflight.counted(len(files.sizes), 'other file')}" if files.sizes else "nothing lies there"
     if lonely:
         words = f"there are captions without images: {preflight.some(lonely)}"
+    if left_out:
+        words = _left_out(left_out)[0]
     return invalid(
         "EmptyDataset",
         f"{asked.field} {asked.source} holds no image ({words}): put JPEG, PNG or WebP files there, "

@@ -6,6 +6,7 @@ Nothing here has cost GPU time, and nothing has been moved but the images themse
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract.event import MAX_MESSAGE
@@ -24,14 +25,32 @@ MAX_SCALED: Final = 64 * 1024 * 1024
 _ROOM: Final = MAX_MESSAGE - 64
 
 
-def refuse(problems: Sequence[Failure]) -> Failure:
+def joined(problems: Mapping[str, Failure], missing: str, remedy: str) -> list[Failure]:
+    """Return the *problems* of files, by name, in that order; images without a caption (*missing*) are one of them.
+
+    *remedy* is the field that would give them one.
+    """
+    silent = [name for name in sorted(problems) if problems[name].reason == missing]
+    if len(silent) < 2:
+        return [problems[name] for name in sorted(problems)]
+    file = PurePosixPath(silent[0]).with_suffix(".txt")
+    one = invalid(
+        missing,
+        f"{len(silent)} images have no caption: set {remedy}, or put a file such as {file} beside each: {some(silent)}",
+    )
+    others = {name: problem for name, problem in problems.items() if problem.reason != missing}
+    every = {**others, silent[0]: one}
+    return [every[name] for name in sorted(every)]
+
+
+def refuse(problems: Sequence[Failure], files: int | None = None) -> Failure:
     """Return one failure that tells of all *problems*, as many by name as a message holds; its reason is the first's.
 
-    Problems come in the order of their files' names.
+    Problems come in the order of their files' names. *files*: how many they are about, where not one each.
     """
     if len(problems) == 1:
         return problems[0]
-    words = f"{len(problems)} files cannot be used: "
+    words = f"{files or len(problems)} files cannot be used: "
     told = 0
     for problem in problems:
         if len(words) + len(problem.message) > _ROOM and told:
@@ -76,20 +95,15 @@ def duplicates(pixels: Mapping[str, str]) -> list[str]:
 
 
 def odd_shapes(frames: Mapping[str, Frame]) -> list[str]:
-    """Return remarks on images, by name, that are scaled up, and on those of which much is cut away."""
-    found = []
+    """Return remarks on images, by name, that are scaled up, and on those of which much is cut away; worst first."""
+    found, every = [], counted(len(frames), "image")
     small = sorted((name for name in frames if frames[name].enlarged > 1), key=lambda name: -frames[name].enlarged)
     if small:
-        most = frames[small[0]].enlarged
-        found.append(
-            f"scaled up, because they are smaller than what they are trained at: {len(small)} of "
-            f"{counted(len(frames), 'image')}, {small[0]} by {most:.1f}: {some(small)}"
-        )
+        each = some(f"{name} by {frames[name].enlarged:.1f}" for name in small)
+        found.append(f"{len(small)} of {every} scaled up, because smaller than what it is trained at: {each}")
     if cut := sorted((name for name in frames if frames[name].lost > MUCH), key=lambda name: -frames[name].lost):
-        found.append(
-            f"cut by more than {MUCH:.0%} of their area: {len(cut)} of {counted(len(frames), 'image')}, {cut[0]} by "
-            f"{frames[cut[0]].lost:.0%}: {some(cut)}"
-        )
+        each = some(f"{name} by {frames[name].lost:.0%}" for name in cut)
+        found.append(f"{len(cut)} of {every} cut by more than {MUCH:.0%} of the area: {each}")
     return found
 
 

@@ -16,6 +16,8 @@ from lorafinetune_trainer.product.export import CURVE, DIFFUSERS, KOHYA
 from lorafinetune_trainer.product.product import Product
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]|<>~&$])")
+_GAPS: Final = re.compile(r"\n{3,}")
+"""Where a part of the template is empty."""
 _HUB: Final = "hf://"
 _TEMPLATE: Final = """---
 {front}
@@ -82,7 +84,7 @@ def write(
     pictures = [f"![the pictures over the steps]({quote(grid)})\n"] if grid else []
     pictures += [f"![{plain(words)}]({quote(one)})\n*{plain(words)}*\n" for one, words in shown]
     triggers = " or ".join(f"`{_code(one)}`" for one in product.triggers)
-    return _TEMPLATE.format(
+    text = _TEMPLATE.format(
         front=_front(product, shown),
         title=plain(product.config.run.name),
         trigger=f"\nTrigger: {triggers}\n" if triggers else "",
@@ -98,6 +100,7 @@ def write(
         remarks="".join(f"\n{one}\n" for one in _remarks(product)),
         history=_history(product, history, intermediate),
     )
+    return _GAPS.sub("\n\n", text)
 
 
 def plain(value: object) -> str:
@@ -164,7 +167,8 @@ def _settings(product: Product) -> dict[str, object]:
         "instance prompt": config.dataset.instance_prompt or "none: captions of the images, or words of their folders",
         "steps": f"{product.steps}"
         + (f", of which {product.updates} changed the weights" if product.updates != product.steps else ""),
-        "images per step": training.images_per_step,
+        "images per step": f"{product.images_per_step}"
+        + (f": {training.images_per_step} training images, as many class images" if product.class_images else ""),
         "resolution": f"{training.resolution}{', in aspect buckets' if training.aspect_buckets else ''}",
         "optimizer": training.optimizer,
         "learning rate": f"{training.peak_rate:g}, {training.schedule}, {training.warmup_steps} steps of warm-up",

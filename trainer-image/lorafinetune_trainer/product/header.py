@@ -1,7 +1,7 @@
 """Headers of the LoRA files: what A1111, ComfyUI, Civitai and people look for.
 
 Functions of config, data set and base model only, so that two attempts write the same bytes: no name of the run, no
-time, no place.
+time, no place. Folders are named only where they are concepts (``3_sks dog``), and without those around them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from lorafinetune_trainer.product.product import Product
 MAX_TAGS: Final = 500
 """Different tags that a header tells of, the most frequent ones."""
 MAX_TAG: Final = 200
-_FOLDER: Final = "img"
-"""Tools expect the name of a folder in front of the tags."""
+MAX_FOLDERS: Final = 100
+"""Folders that a header tells of, those with the most images."""
+_PLAIN: Final = "img"
+"""Tools expect the name of a folder in front of the tags: that of images whose folder says nothing."""
 
 
 def ours(product: Product) -> dict[str, str]:
@@ -65,7 +67,7 @@ def kohya(product: Product) -> dict[str, str]:
         "modelspec.trigger_phrase": trigger,
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_caption_dropout_rate": training.captions.dropout,
-        "ss_dataset_dirs": _json({_FOLDER: {"n_repeats": 1, "img_count": product.images}}),
+        "ss_dataset_dirs": _json(folders(product)),
         "ss_enable_bucket": training.aspect_buckets,
         "ss_flip_aug": training.random_flip,
         "ss_keep_tokens": training.captions.keep_tokens,
@@ -82,7 +84,7 @@ def kohya(product: Product) -> dict[str, str]:
         "ss_network_module": "networks.lora",
         "ss_noise_offset": training.noise_offset or None,
         "ss_num_reg_images": product.class_images,
-        "ss_num_train_images": product.images,
+        "ss_num_train_images": sum(one.repeats for one in product.captions) or product.images,
         "ss_optimizer": training.optimizer,
         "ss_prior_loss_weight": training.prior_loss_weight if product.class_images else None,
         "ss_random_crop": training.random_crop,
@@ -90,8 +92,8 @@ def kohya(product: Product) -> dict[str, str]:
         "ss_seed": training.seed,
         "ss_shuffle_caption": training.captions.shuffle,
         "ss_steps": product.steps,
-        "ss_tag_frequency": _json({_FOLDER: tags(product)}) if product.captions else None,
-        "ss_total_batch_size": training.images_per_step,
+        "ss_tag_frequency": _json(tags(product)) if product.captions else None,
+        "ss_total_batch_size": product.images_per_step,
         "ss_unet_lr": training.peak_rate,
         "ss_v2": False,
         "ss_v_parameterization": velocity,
@@ -102,14 +104,28 @@ def kohya(product: Product) -> dict[str, str]:
     return ours(product) | {name: str(value) for name, value in found.items() if value is not None}
 
 
-def tags(product: Product) -> dict[str, int]:
-    """Return how often an epoch shows each comma-separated part of the captions, the most frequent first."""
-    counted: Counter[str] = Counter()
-    for caption, times in product.captions:
-        for part in caption.split(","):
-            if part.strip():
-                counted[part.strip()[:MAX_TAG]] += times
-    return dict(sorted(counted.items(), key=lambda one: (-one[1], one[0]))[:MAX_TAGS])
+def folders(product: Product) -> dict[str, dict[str, int]]:
+    """Return of each concept's folder how many images it has, and how often an epoch shows each."""
+    if not product.captions:
+        return {_PLAIN: {"n_repeats": 1, "img_count": product.images}}
+    counted = Counter((one.folder or _PLAIN, one.repeats) for one in product.captions)
+    most = sorted(counted.items(), key=lambda one: (-one[1], one[0]))[:MAX_FOLDERS]
+    return {folder: {"n_repeats": repeats, "img_count": images} for (folder, repeats), images in sorted(most)}
+
+
+def tags(product: Product) -> dict[str, dict[str, int]]:
+    """Return of each folder how many images have each comma-separated part of a caption, the most frequent first.
+
+    Each image counts once, whatever its folder's repeats are: who reads it has those in the folders' own entries.
+    """
+    told, counted = folders(product), Counter[tuple[str, str]]()
+    for one in product.captions:
+        if (folder := one.folder or _PLAIN) in told:
+            counted.update((folder, part.strip()[:MAX_TAG]) for part in one.caption.split(",") if part.strip())
+    found: dict[str, dict[str, int]] = {folder: {} for folder in told}
+    for (folder, tag), times in sorted(counted.items(), key=lambda one: (-one[1], one[0]))[:MAX_TAGS]:
+        found[folder][tag] = times
+    return found
 
 
 def _word(value: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import RunConfig
@@ -14,6 +14,21 @@ LAYERS_PER_BLOCK: Final = 2
 """Of the real SDXL's UNet."""
 MAX_CONCEPTS: Final = 5
 """Different captions of a data set that may be its concepts' names, and are no descriptions of each image."""
+
+
+class Shown(NamedTuple):
+    """One image, as it was shown."""
+
+    caption: str
+    repeats: int = 1
+    """How often an epoch showed it."""
+    folder: str = ""
+    """The name of its concept's folder (``3_sks dog``), without those around it; empty where it is in none."""
+
+    @property
+    def concept(self) -> str:
+        """The words of its folder, which are the captions of those that have none of their own."""
+        return self.folder.partition("_")[2].strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +44,8 @@ class Product:
     """Steps that changed the weights."""
     layers_per_block: int = LAYERS_PER_BLOCK
     """Of the UNet: kohya's names count its blocks another way."""
-    captions: tuple[tuple[str, int], ...] = ()
-    """Each image's caption, and how often an epoch shows it."""
+    captions: tuple[Shown, ...] = ()
+    """Of each instance image."""
     class_images: int = 0
     prediction: str = Prediction.EPSILON
     """What the UNet predicts."""
@@ -46,15 +61,31 @@ class Product:
     def triggers(self) -> tuple[str, ...]:
         """What calls it up, as far as that is known: the prompt for all, else what captions or concepts share.
 
-        Where a few concepts have one caption each (folders named as kohya's), it is those.
+        Where folders named as kohya's give captions, it is their words (at most MAX_CONCEPTS), and the prompt for all
+        besides if it is shown, too.
         """
+        words = tuple(sorted({one.concept for one in self.captions if one.concept == one.caption} - {""}))
         if prompt := (self.config.dataset.instance_prompt or "").strip():
-            return (prompt,)
-        captions = dict.fromkeys(sorted(caption for caption, _ in self.captions if caption))
+            rest = tuple(one for one in words if one != prompt)
+            return rest[:MAX_CONCEPTS] if self._named_by_folders else (prompt, *rest)[:MAX_CONCEPTS]
+        if words:
+            return words[:MAX_CONCEPTS]
+        captions = dict.fromkeys(sorted(one.caption for one in self.captions if one.caption))
         if len(captions) == 1 or (len(captions) <= MAX_CONCEPTS and 2 * len(captions) <= len(self.captions)):
             return tuple(captions)
         beginnings = {caption.split(",")[0].strip() for caption in captions if "," in caption}
         return tuple(beginnings) if len(beginnings) == 1 and all("," in one for one in captions) else ()
+
+    @property
+    def _named_by_folders(self) -> bool:
+        """Whether every image is shown with the words of its folder, so that no other prompt was ever seen."""
+        prompt = (self.config.dataset.instance_prompt or "").strip()
+        return bool(self.captions) and all(one.caption == one.concept != prompt for one in self.captions)
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that one step sees: with class images as many of these besides."""
+        return self.config.training.images_per_step * (2 if self.class_images else 1)
 
     @property
     def rank(self) -> int:
