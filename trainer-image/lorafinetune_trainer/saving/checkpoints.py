@@ -99,7 +99,7 @@ class Checkpoints:
                 stored.mark_owner(self._bucket, owner)
             elif not stored.is_marked(self._bucket, run.uid):
                 raise self._collected()
-        except errors.Conflict as error:
+        except (errors.Conflict, errors.NotVerified) as error:
             raise invalid("StorageTaken", str(error)) from error
 
         def transition(head: Head | None) -> Head:
