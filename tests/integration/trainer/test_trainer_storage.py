@@ -350,6 +350,14 @@ def test_an_owner_mark_that_is_none_is_refused_with_the_fix(trainers: Trainers, 
     run.finish()
 
 
+def test_a_profile_that_is_not_there(trainers: Trainers, name: str) -> None:
+    run = trainers.run(name, storage={"credentials": None})
+    attempt = trainers.start(run.config, [], environment={"AWS_PROFILE": "nosuch"})
+    assert attempt.end(30) == 78
+    assert attempt.last_words.reason == "InvalidCredentials"
+    assert "AWS_PROFILE" in attempt.last_words.message
+
+
 def test_another_runs_prefix_is_refused(trainers: Trainers, name: str) -> None:
     run = trainers.run(name)
     stored.mark_owner(run.bucket, stored.Owner(run_uid="somebody-else"))
