@@ -111,6 +111,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     product = _product(wires, given, model, total)
     intermediate = Intermediate(
         intermediates.chosen(config.checkpoint.keep_intermediate, total),
+        attempt=wires.checkpoints.attempt,
         product=product,
         weights=loop.published,
         put=wires.checkpoints.put,
@@ -123,7 +124,7 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     steps = telling.begin(wires, model.unet.config, planning.device(), step=loop.step, total=total)
 
     def beside(step: int, deadline: float | None) -> None:
-        intermediate.beside(step, deadline)
+        intermediate.beside(step, deadline, wires.bucket)
         steps.metrics.put(step, deadline)
 
     saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=beside)

@@ -57,7 +57,6 @@ def settle(scratch: str | None) -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "DIFFUSERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         # Threads that wait actively starve one another where processors are shared: 7 times slower, measured.
         "OMP_WAIT_POLICY": "PASSIVE",
     }.items():

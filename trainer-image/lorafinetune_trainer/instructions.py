@@ -1,9 +1,12 @@
-"""The vector instructions that the CPU's mathematics is held to, so that a resume on another CPU rounds the same.
+"""What the mathematics is held to, whatever the environment says: a resume on another machine rounds the same.
 
 Torch, its matrix library (MKL) and its convolutions (oneDNN) choose at run time the widest instructions that the CPU
 has, and a sum in lanes of 16 rounds otherwise than one in lanes of 8. They are told by variables of the environment,
 read when they first compute: so the level is held before torch is imported. NumPy draws random words and does sums
-element by element, which round the same everywhere: it is told nothing. On a GPU none of this takes part.
+element by element, which round the same everywhere: it is told nothing.
+
+On a GPU none of this takes part. There the environment could overrule what torch is told of TF32, and choose a work
+space with which cuBLAS sums in changing orders.
 
 MKL also looks at who made the CPU, and even its square root rounds otherwise on another maker's: the maker is part of
 the plan's device.
@@ -30,6 +33,8 @@ _VARIABLES: Final = MappingProxyType(
 )
 _OVERRULING: Final = ("MKL_ENABLE_INSTRUCTIONS",)
 """What a node's or an image's environment may hold, and what these libraries heed before all of that."""
+_GPU: Final = MappingProxyType({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
+_OVERRULING_GPU: Final = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 _OTHER_MAKERS: Final = MappingProxyType({"MKL_CBWR": "COMPATIBLE"})
 """The only level that MKL keeps to on them."""
 _X86: Final = ("x86_64", "amd64")
@@ -49,9 +54,10 @@ def hold(wanted: str | None) -> str:
     level = best()
     if wanted in (DEFAULT, level):
         level = wanted
+    for name in (*_OVERRULING_GPU, *(_OVERRULING if _is_x86() else ())):
+        os.environ.pop(name, None)
+    os.environ.update(_GPU)
     if _is_x86():
-        for name in _OVERRULING:
-            os.environ.pop(name, None)
         os.environ.update({**_VARIABLES[level], **({} if maker() == INTEL else _OTHER_MAKERS)})
     return level
 

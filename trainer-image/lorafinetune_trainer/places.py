@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from botocore.exceptions import ProfileNotFound
+
 from lorafinetune.contract.runconfig import KEY_ID, SECRET_KEY, SESSION_TOKEN, STORAGE_CREDENTIALS, RunConfig
 from lorafinetune.storage.bucket import Bucket, Credentials
 from lorafinetune_trainer.failure import NO_ROOM, invalid
@@ -23,6 +25,11 @@ def open_prefix(config: RunConfig) -> Bucket:
             region=config.storage.region,
             credentials=read_credentials(config.storage.credentials),
         )
+    except ProfileNotFound as error:
+        raise invalid(
+            "InvalidCredentials",
+            f"AWS_PROFILE names a profile that is not there ({error}): correct or unset it, or set storage.credentials",
+        ) from error
     except ValueError as error:  # boto3's answer to an endpoint that is no URL
         raise invalid(
             "InvalidConfig",

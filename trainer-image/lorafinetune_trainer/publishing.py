@@ -49,24 +49,28 @@ def publish(
     run, checkpoints = wires.config.run, wires.checkpoints
     intermediate.beside(loop.step)  # a notice may have been too short for it, and no checkpoint followed
     seconds = math.fsum(float(one.get("secondsPerStep", 0.0)) for one in lines)
-    written = card.write(
-        product,
-        card.History(f"{run.namespace}/{run.name}", run.uid, checkpoints.attempt, seconds),
-        samples=sorted(one for one in extra if one.startswith(f"{layout.SAMPLES}{loop.total:08}-")),
-        grid=validation.GRID if validation.GRID in extra else None,
-        curve=export.CURVE in extra,
-        intermediate=intermediate.names(wires.bucket, checkpoints.head.artifact),
-    )
+
+    def described() -> Iterator[tuple[str, bytes]]:  # last: only then is it known which LoRAs of chosen steps are whole
+        written = card.write(
+            product,
+            card.History(f"{run.namespace}/{run.name}", run.uid, checkpoints.attempt, seconds),
+            samples=sorted(one for one in extra if one.startswith(f"{layout.SAMPLES}{loop.total:08}-")),
+            grid=validation.GRID if validation.GRID in extra else None,
+            curve=export.CURVE in extra,
+            intermediate=intermediate.names,
+        )
+        yield export.CARD, written.encode()
+
     wires.ending.grace = EXPORT_GRACE
-    files = export.files(loop.published(), product, card=written, extra=extra)
-    kept = chain(
-        intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note), _class_images(wires)
-    )
+    files = export.files(loop.published(), product, extra=extra)
+    kept = intermediate.published(wires.bucket, checkpoints.head.artifact, wires.reporter.note)
     provenance = {
         "device": planning.device(),
         **{f"library.{name}": version for name, version in planning.libraries(wires.config.training).items()},
     }
-    entry = checkpoints.publish(loop.step, loop.updates, files, provenance, kept)
+    entry = checkpoints.publish(
+        loop.step, loop.updates, files, provenance, chain(kept, _class_images(wires), described())
+    )
     where = f"the LoRA is at {wires.bucket.uri(entry.folder)}"
     wires.reporter.tell(EventType.FINISHED, loop.step, phase=Phase.EXPORTING, artifact=entry, message=where)
     try:

@@ -6,7 +6,7 @@ where the answer was lost, asks the matching ``has_...`` function whether the ch
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,12 @@ MAX_DEVIATION = 512
 
 class Fenced(Exception):  # noqa: N818 - the design's word
     """The head names another attempt (or pod), or is a tombstone: the speaker may not change it."""
+
+
+WAY_OUT: Final = (
+    "the operator makes it anew from the manifests; by hand put it back as it was (from a backup, or an older version "
+    "where the bucket keeps them), or choose another run.uid, which begins anew"
+)
 
 
 class HeadLost(Exception):  # noqa: N818
@@ -129,9 +135,7 @@ def holds(head: Head, *, attempt: int, pod_uid: str) -> bool:
 def check_fence(head: Head | None, *, attempt: int, pod_uid: str) -> Head:
     """Return *head* if the speaker holds it; raises HeadLost or Fenced otherwise."""
     if head is None:
-        raise HeadLost(
-            "head.json is gone or damaged; an attempt that had one must stop, only the operator may rebuild it"
-        )
+        raise HeadLost(f"head.json is gone or damaged, and an attempt that had one must stop: {WAY_OUT}")
     if not holds(head, attempt=attempt, pod_uid=pod_uid):
         why = (
             "the run has been deleted"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -84,6 +85,8 @@ class Bucket:
         """*session* is one that was made with the same credentials and region; a new one takes a tenth of a second."""
         self.location = location
         session = session or boto3.session.Session(
+            # With keys of its own it must not matter which profile AWS_PROFILE names, nor whether there is one.
+            botocore_session=botocore.session.Session({"profile": (None, None, None, None)}) if credentials else None,
             aws_access_key_id=credentials.key_id if credentials else None,
             aws_secret_access_key=credentials.secret_key if credentials else None,
             aws_session_token=credentials.session_token if credentials else None,

@@ -168,5 +168,6 @@ def read_owner(bucket: Bucket) -> Owner | None:
         return None
     except ValidationError as error:
         raise errors.NotVerified(
-            f"{bucket.uri(layout.OWNER)} is not an owner mark: {error.errors()[0]['msg']}"
+            f"{bucket.uri(layout.OWNER)} is not an owner mark ({error.errors()[0]['msg']}): delete that object if what "
+            "lies beside it is this run's, else name another storage.uri"
         ) from error

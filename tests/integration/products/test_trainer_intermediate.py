@@ -71,9 +71,51 @@ def test_killed_after_the_checkpoint_of_a_chosen_step(
     first.wait_for_checkpoint(3)
     first.kill(signal.SIGKILL)
     first.end()
-    assert "intermediate/2.safetensors" in copies(run), "the checkpoint counts, and the LoRA before it is not durable"
+    assert copies(run)[0].startswith("intermediate/2-1-"), (
+        "the checkpoint counts, and the LoRA before it is not durable"
+    )
     second = run.finish()
     assert second.of_type("started")[0]["step"] >= 3
+    assert files(run) == undisturbed
+    assert copies(run) == []
+
+
+def test_a_damaged_copy_is_told_and_left_out(trainers: Trainers, undisturbed: dict[str, str], name: str) -> None:
+    """A byte of the tensors, so that what is read is a LoRA still; the copy of an earlier attempt is no way out."""
+    run = trainers.run(name, checkpoint=CHECKPOINT)
+    first = run.start()
+    first.wait_for_checkpoint(3)
+    first.kill(signal.SIGKILL)
+    first.end()
+    copy = copies(run)[0]
+    body = bytearray(run.bucket.get(copy).body)
+    body[-1] ^= 1
+    run.bucket.put(copy, bytes(body))
+    second = run.finish()
+    assert any("the LoRA of step 2 is damaged and left out" in str(line.get("note")) for line in second.lines)
+    assert files(run) == {file: sha256 for file, sha256 in undisturbed.items() if "step-000002" not in file}
+    card = run.file("README.md").decode()
+    assert "step-000004_kohya" in card
+    assert "step-000002" not in card, "the card names what is not there"
+    assert copies(run) == []
+
+
+def test_a_copy_of_an_earlier_attempt_gives_way(trainers: Trainers, undisturbed: dict[str, str], name: str) -> None:
+    """It may have computed otherwise, and what it put late is not of the line that was published."""
+    run = trainers.run(name, checkpoint={**CHECKPOINT, "everySteps": 50})
+    first = run.start()
+    _done(run, 2)
+    first.kill(signal.SIGKILL)
+    first.end()
+    stale = f"intermediate/2-1-{hashlib.sha256(b'stale').hexdigest()}.safetensors"
+    run.bucket.put(stale, b"stale")
+    second = run.start(checkpoint=run.config.checkpoint.model_copy(update={"every_steps": 3}))
+    second.wait_for_checkpoint(3)
+    second.kill(signal.SIGKILL)
+    second.end()
+    assert stale not in copies(run), "each attempt would leave what it repeats"
+    run.bucket.put(stale, b"stale")
+    run.finish(checkpoint=run.config.checkpoint.model_copy(update={"every_steps": 3}))
     assert files(run) == undisturbed
     assert copies(run) == []
 
@@ -148,7 +190,7 @@ def test_a_choice_that_came_too_late_is_told(trainers: Trainers, name: str) -> N
     late = run.config.checkpoint.model_validate(CHECKPOINT)
     second = run.finish(checkpoint=late)
     notes = [line for line in second.lines if "type" not in line]
-    assert any("the LoRA of step 2 was not kept" in str(note) for note in notes), second.tail()
+    assert any("the LoRA of step 2 is not there and left out" in str(note) for note in notes), second.tail()
     assert "step-000002.safetensors" not in files(run)
     card = run.file("README.md").decode()
     assert "step-000004_kohya" in card

@@ -32,6 +32,13 @@ def test_put_get_size_walk_delete(bucket: Bucket, tmp_path: Path) -> None:
     assert [one.key for one in bucket.walk("a/")] == ["a/two"]
 
 
+def test_keys_of_its_own_need_no_profile(s3: Access, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nosuch")
+    made = s3.bucket(str(bucket.location))
+    made.put("one", b"1")
+    assert bucket.get("one").body == b"1"
+
+
 def test_more_than_a_page(bucket: Bucket) -> None:
     names = [f"{number:05}" for number in range(1005)]
     with ThreadPoolExecutor(8) as pool:

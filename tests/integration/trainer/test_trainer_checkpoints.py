@@ -187,6 +187,19 @@ def test_a_head_that_is_known_and_gone_is_not_made_anew(make: Make, config: RunC
         Checkpoints(bucket, bucket, config, "p").claim(2, expect_head=True)
 
 
+@pytest.mark.parametrize(("left", "word"), [(None, "gone"), (b"", "damaged"), (b'{"version": 1, "run', "damaged")])
+def test_a_lost_head_is_told_as_it_was_lost_with_a_way_out(
+    make: Make, config: RunConfig, bucket: Bucket, left: bytes | None, word: str
+) -> None:
+    make(1).commit(snapshot(1), SaveReason.PERIODIC)
+    if left is None:
+        bucket.delete([layout.HEAD])
+    else:
+        bucket.put(layout.HEAD, left)
+    with pytest.raises(HeadLost, match=rf"head.json is {word}, .*by hand .* choose another run.uid"):
+        Checkpoints(bucket, bucket, config, "p").claim(None, expect_head=False)
+
+
 def test_an_attempt_that_starts_after_the_collection_writes_nothing(config: RunConfig, bucket: Bucket) -> None:
     late = Checkpoints(bucket, bucket, config, "p")
     with pytest.raises(HeadLost, match="no owner mark"):

@@ -339,6 +339,25 @@ def test_sigterm_while_storage_hangs_ends_within_the_notice(trainers: Trainers, 
     assert words.reason in ("NoticeTooShort", "StorageUnreachable")
 
 
+def test_an_owner_mark_that_is_none_is_refused_with_the_fix(trainers: Trainers, name: str) -> None:
+    run = trainers.run(name)
+    run.bucket.put(layout.OWNER, b"{}")
+    attempt = run.start()
+    assert attempt.end(30) == 78
+    assert attempt.last_words.reason == "StorageTaken"
+    assert "owner.json is not an owner mark (Field required): delete that object" in attempt.last_words.message
+    run.bucket.delete([layout.OWNER])
+    run.finish()
+
+
+def test_a_profile_that_is_not_there(trainers: Trainers, name: str) -> None:
+    run = trainers.run(name, storage={"credentials": None})
+    attempt = trainers.start(run.config, [], environment={"AWS_PROFILE": "nosuch"})
+    assert attempt.end(30) == 78
+    assert attempt.last_words.reason == "InvalidCredentials"
+    assert "AWS_PROFILE" in attempt.last_words.message
+
+
 def test_another_runs_prefix_is_refused(trainers: Trainers, name: str) -> None:
     run = trainers.run(name)
     stored.mark_owner(run.bucket, stored.Owner(run_uid="somebody-else"))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lorafinetune_trainer.data import captions, concepts
 from lorafinetune_trainer.data.concepts import Concept
+from lorafinetune_trainer.data.place import Place
 
 TAGS = "sks dog, standing, snow, blue sky, wood"
 
@@ -23,6 +24,14 @@ def test_orders_that_must_never_change() -> None:
         "sks dog, standing, wood, snow, blue sky",
         "sks dog, blue sky, standing, snow, wood",
     )
+
+
+def test_a_line_of_metadata_ends_where_json_lines_end() -> None:
+    """What Unicode takes for the end of a line, too, is a character like others in JSON."""
+    words = "one\u2028two\u0085three"
+    body = f'{{"file_name": "a.png", "text": "{words}"}}\r\n{{"file_name": "b.png", "text": "b"}}\r\n'.encode()
+    place = Place({captions.METADATA: len(body)}, lambda _name, _most: body)
+    assert captions.listed(place) == {"a.png": words, "b.png": "b"}
 
 
 def test_seeds_and_captions_have_orders_of_their_own() -> None:

@@ -44,20 +44,19 @@ def test_the_scale_is_folded_for_diffusers_and_an_alpha_for_kohya(
 
 
 def test_files_depend_on_nothing_but_config_data_and_base_model() -> None:
-    one, other = (export.files(WEIGHTS, product(name=name), card=name) for name in ("one", "other"))
+    one, other = (export.files(WEIGHTS, product(name=name)) for name in ("one", "other"))
     assert one[export.DIFFUSERS] == other[export.DIFFUSERS]
     assert one[export.KOHYA] == other[export.KOHYA]
-    assert one[export.CARD] != other[export.CARD]
     for changed in (product(seed=5), product(steps=501)):
         assert export.diffusers_file(WEIGHTS, changed) != one[export.DIFFUSERS]
         assert export.kohya_file(WEIGHTS, changed) != one[export.KOHYA]
 
 
 def test_other_files_come_along_and_replace_none_of_the_loras() -> None:
-    found = export.files(WEIGHTS, product(), card="", extra={"samples/1.png": b"png"})
+    found = export.files(WEIGHTS, product(), extra={"samples/1.png": b"png"})
     assert found["samples/1.png"] == b"png"
     with pytest.raises(ValueError, match="lora_kohya"):
-        export.files(WEIGHTS, product(), card="", extra={export.KOHYA: b""})
+        export.files(WEIGHTS, product(), extra={export.KOHYA: b""})
 
 
 CAPTIONS = (("sks dog, outdoors", 2), ("sks dog, a, b", 1))
@@ -84,7 +83,7 @@ def test_headers_are_the_same_bytes_in_every_process() -> None:
 
 def test_the_headers_say_what_people_look_for() -> None:
     made = product(captions=CAPTIONS, seed=7, zeroTerminalSnr=True, prediction="v_prediction")
-    files = export.files(WEIGHTS, made, card="")
+    files = export.files(WEIGHTS, made)
     metadata = state.decode(files[export.DIFFUSERS]).metadata
     assert metadata == {
         "format": "pt",

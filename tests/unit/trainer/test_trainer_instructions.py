@@ -9,11 +9,13 @@ import pytest
 
 from lorafinetune_trainer import instructions
 
+OF_GPUS = ("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA"):
+    for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", *OF_GPUS):
         monkeypatch.setenv(name, "what the pod's environment says")
 
 
@@ -49,6 +51,13 @@ def test_another_kind_of_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert instructions.hold("avx2") == "default"
     assert os.environ["ATEN_CPU_CAPABILITY"] == "what the pod's environment says"
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_gpu_is_held_to_the_same_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    instructions.hold(None)
+    assert [os.environ.get(name) for name in OF_GPUS] == [":4096:8", None, None]
 
 
 def test_another_maker_is_named_and_held_to_what_it_keeps_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from lorafinetune.contract import canonical
 from lorafinetune.contract.runconfig import KeepIntermediate
 from lorafinetune.storage import errors
 from lorafinetune_trainer.failure import Failure
@@ -25,7 +26,7 @@ class Training:
         self.broken: Exception | None = None
         self.meanwhile: Callable[[], None] | None = None
         """What other threads do while the weights are being copied."""
-        self.kept = Intermediate(steps, product=product(), weights=self.weights, put=self.put)
+        self.kept = Intermediate(steps, attempt=3, product=product(), weights=self.weights, put=self.put)
 
     def weights(self) -> dict[str, torch.Tensor]:
         if (meanwhile := self.meanwhile) is not None:
@@ -51,15 +52,21 @@ def of(step: int) -> bytes:
     return export.kohya_file(training.weights(), product(steps=step))
 
 
+def put(*steps: int) -> dict[str, bytes]:
+    """The files of *steps*, by the names under which the third attempt puts them."""
+    bodies = {step: of(step) for step in steps}
+    return {f"intermediate/{step}-3-{canonical.sha256(body)}.safetensors": body for step, body in bodies.items()}
+
+
 def test_what_was_taken_up_to_a_checkpoint_is_durable_before_it() -> None:
     training = Training([2, 4])
     for step in (1, 2, 3, 4):
         training.do(step)
     assert training.durable == {}
     training.kept.beside(3)
-    assert training.durable == {"intermediate/2.safetensors": of(2)}
+    assert training.durable == put(2)
     training.kept.beside(5, 9.0)
-    assert training.durable == {"intermediate/2.safetensors": of(2), "intermediate/4.safetensors": of(4)}
+    assert training.durable == put(2, 4)
     assert training.deadlines == [None, 9.0]
 
 
@@ -68,11 +75,11 @@ def test_a_checkpoint_saved_before_the_training_thread_has_taken_its_step() -> N
     training.do(1)
     training.step = 2  # done, and SIGTERM came before take
     training.kept.beside(2, 5.0)
-    assert training.durable == {"intermediate/2.safetensors": of(2)}
+    assert training.durable == put(2)
     training.kept.take(2)
     training.step = 3
     training.kept.beside(3)
-    assert training.durable == {"intermediate/2.safetensors": of(2)}
+    assert training.durable == put(2)
 
 
 def test_weights_of_a_later_step_never_stand_for_an_earlier_one() -> None:
@@ -81,7 +88,7 @@ def test_weights_of_a_later_step_never_stand_for_an_earlier_one() -> None:
     training.step = 3
     training.kept.beside(2)
     training.kept.beside(2)
-    assert training.durable == {"intermediate/2.safetensors": of(2)}
+    assert training.durable == put(2)
 
 
 def test_the_training_thread_takes_its_step_and_goes_on_while_a_checkpoint_is_saved() -> None:
@@ -95,14 +102,14 @@ def test_the_training_thread_takes_its_step_and_goes_on_while_a_checkpoint_is_sa
 
     training.meanwhile = go_on
     training.kept.beside(2)
-    assert training.durable == {"intermediate/2.safetensors": of(2)}
+    assert training.durable == put(2)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_never_put(value: float) -> None:
     training = Training([])
     wrong = {name: tensor * value for name, tensor in weights().items()}
-    training.kept = Intermediate([2], product=product(), weights=lambda: wrong, put=training.put)
+    training.kept = Intermediate([2], attempt=3, product=product(), weights=lambda: wrong, put=training.put)
     training.do(2)
     with pytest.raises(Failure, match="of step 2 is not finite, so that step is not saved") as caught:
         training.kept.beside(2)
@@ -119,7 +126,7 @@ def test_what_could_not_be_put_is_put_again() -> None:
     training.broken = None
     training.do(3)
     training.kept.beside(3)
-    assert training.durable == {"intermediate/2.safetensors": of(2)}
+    assert training.durable == put(2)
 
 
 def test_no_more_than_a_few_wait_in_memory() -> None:
@@ -127,7 +134,7 @@ def test_no_more_than_a_few_wait_in_memory() -> None:
     for step in range(1, 10):
         training.do(step)
         assert step - len(training.durable) <= MAX_PENDING
-    assert all(training.durable[f"intermediate/{step}.safetensors"] == of(step) for step in range(1, 8))
+    assert training.durable == put(*range(1, 8))
 
 
 def test_a_bucket_that_is_away_for_a_while_does_not_end_the_training() -> None:

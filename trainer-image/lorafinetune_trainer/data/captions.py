@@ -71,7 +71,8 @@ def listed(place: Place) -> dict[str, str]:
     files = [name for name in place.sizes if PurePosixPath(name).name == METADATA]
     for file in sorted(files, key=lambda name: (name.count("/"), name)):  # the deeper, the later: it replaces
         folder = PurePosixPath(file).parent
-        lines = text(file, place.read(file, MAX_TEXT_BYTES)).splitlines()
+        # Not splitlines: JSON's strings may hold what Unicode, too, takes for the end of a line.
+        lines = text(file, place.read(file, MAX_TEXT_BYTES)).split("\n")
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

@@ -33,17 +33,15 @@ def files(
     weights: Mapping[str, torch.Tensor],
     product: Product,
     *,
-    card: str,
     extra: Mapping[str, bytes] | None = None,
 ) -> dict[str, bytes]:
-    """Return the artifact's files by name; *card* is the model card, *extra* are pictures, curves and metrics.
+    """Return the artifact's files by name, but for the card; *extra* are pictures, curves and metrics.
 
     ValueError where *extra* would replace one of the LoRA's own files.
     """
     found = {
         DIFFUSERS: diffusers_file(weights, product),
         KOHYA: kohya_file(weights, product),
-        CARD: card.encode(),
     }
     if taken := sorted(found.keys() & (extra or {}).keys()):
         raise ValueError(f"{taken[0]} is the name of a file of the LoRA itself")

@@ -1,20 +1,22 @@
 """LoRAs of chosen steps, kept beside the artifact (``checkpoint.keepIntermediate``).
 
-At a chosen step the weights are taken; they are durable under ``intermediate/<step>.safetensors`` before a checkpoint
-of that step or a later one counts, so no attempt can resume behind a step that was not kept. The bytes are a function
-of the step: an attempt that repeats it writes the same. With the artifact they are published in both formats, and the
-working copies go.
+At a chosen step the weights are taken; they are durable under ``intermediate/<step>-<attempt>-<sha256>.safetensors``
+before a checkpoint of that step or a later one counts, so no attempt can resume behind a step that was not kept. The
+bytes are a function of the step: an attempt that repeats it writes the same, and its copy takes the place of those of
+earlier attempts, which may have computed otherwise. With the artifact they are published in both formats, after their
+bytes were found to be what their names say, and the working copies go.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lorafinetune.contract import layout
+from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.head import ArtifactEntry
 from lorafinetune.contract.runconfig import MAX_INTERMEDIATE, KeepIntermediate
 from lorafinetune.storage import errors, inventory
@@ -30,7 +32,9 @@ MAX_PENDING: Final = 2
 """LoRAs that wait in memory for the next checkpoint: one more, and the oldest is put at once."""
 MAX_HELD: Final = 8
 """LoRAs that wait in memory while the bucket cannot be reached: one more, and the attempt ends."""
-_COPY: Final = re.compile(r"^(\d+)\.safetensors$")
+MAX_COPIES: Final = 10_000
+"""Working copies that are looked at: choices may have been changed again and again."""
+_COPY: Final = re.compile(r"^(\d+)-(\d+)-([0-9a-f]{64})\.safetensors$")
 _PUBLISHED: Final = re.compile(r"^step-(\d+)_kohya\.safetensors$")
 
 
@@ -60,6 +64,25 @@ def kohya_name(step: int) -> str:
     return f"step-{step:06}_kohya.safetensors"
 
 
+class _Copy(NamedTuple):
+    """A working copy, by what its name says: of two of one step the later attempt's is greater."""
+
+    step: int
+    attempt: int
+    sha256: str
+
+    @property
+    def key(self) -> str:
+        return f"{layout.INTERMEDIATE}{self.step}-{self.attempt}-{self.sha256}.safetensors"
+
+    def read(self, bucket: Bucket) -> bytes:
+        """Return its bytes; raises NotVerified or ObjectMissing where they are not there as they were put."""
+        body = bucket.get(self.key).body
+        if (found := canonical.sha256(body)) != self.sha256:
+            raise errors.NotVerified(f"{bucket.uri(self.key)} has SHA-256 {found}")
+        return body
+
+
 class Intermediate:
     """The LoRAs of chosen steps of one attempt. Safe to use from the training thread and both saving threads."""
 
@@ -67,6 +90,7 @@ class Intermediate:
         self,
         steps: list[int],
         *,
+        attempt: int,
         product: Product,
         weights: Callable[[], dict[str, torch.Tensor]],
         put: Callable[[str, bytes, float | None], None],
@@ -76,17 +100,16 @@ class Intermediate:
         *put* makes an object of the run durable, before the monotonic time that it is given if there is one.
         """
         self._steps = frozenset(steps)
+        self._attempt = attempt
         self._product = product
         self._weights = weights
         self._put = put
         self._lock = threading.Lock()
         self._pending: dict[int, Mapping[str, torch.Tensor]] = {}
         self._done: set[int] = set()
-
-    def names(self, bucket: Bucket, former: ArtifactEntry | None) -> list[str]:
-        """Return what the kohya files that :meth:`published` finds are called beside the artifact."""
-        there = _steps(bucket) | (_of_artifact(bucket, former).keys() if former is not None else set())
-        return [kohya_name(step) for step in sorted(self._steps & there)]
+        self._tidied: frozenset[int] = frozenset()
+        self.names: list[str] = []
+        """What the kohya files that :meth:`published` has found are called beside the artifact."""
 
     def take(self, step: int) -> None:
         """Take the weights if *step*, which has just been done, is a chosen one. Called before the next step begins."""
@@ -103,8 +126,10 @@ class Intermediate:
                 if len(waiting) > MAX_HELD:
                     raise
 
-    def beside(self, step: int, deadline: float | None = None) -> None:
+    def beside(self, step: int, deadline: float | None = None, bucket: Bucket | None = None) -> None:
         """Make durable what was taken up to *step*; called before a checkpoint of *step* may count.
+
+        Where there is time, the copies that earlier attempts have left of it in *bucket* are deleted.
 
         At SIGTERM a checkpoint may be saved before the training thread has come to take that step's weights. It cannot
         begin the next step without, so the newest weights are those of *step*.
@@ -118,14 +143,16 @@ class Intermediate:
             with self._lock:
                 waiting = [one for one in sorted(self._pending) if one <= step]
                 if not waiting:
-                    return
+                    break
                 first = waiting[0]
                 weights = self._pending[first]
             body = export.kohya_file(weights, replace(self._product, steps=first))
-            self._put(_key(first), body, deadline)
+            self._put(_Copy(first, self._attempt, canonical.sha256(body)).key, body, deadline)
             with self._lock:
                 self._pending.pop(first, None)
                 self._done.add(first)
+        if bucket is not None and deadline is None:
+            self._tidy(bucket)
 
     def published(
         self, bucket: Bucket, former: ArtifactEntry | None, note: Callable[[str], None]
@@ -134,18 +161,24 @@ class Intermediate:
 
         *former* is an artifact of fewer steps (training.steps has been raised since): its LoRAs go on.
         """
-        there = _steps(bucket)
+        self.names = []
+        newest = {one.step: one for one in sorted(_copies(bucket))}  # the last of a step is the latest attempt's
         older = _of_artifact(bucket, former) if former is not None else {}
         for step in sorted(self._steps):
             try:
-                body = bucket.get(_key(step)).body if step in there else older[step]()
+                body = newest[step].read(bucket) if step in newest else older[step]()
                 weights = _weights(reading.read(body, self._product.layers_per_block))
             except KeyError:
-                note(f"the LoRA of step {step} was not kept: it was chosen later, or a notice was too short for it")
+                note(
+                    f"the LoRA of step {step} is not there and left out: checkpoint.keepIntermediate chose that step "
+                    f"when it had been done, a notice was too short for it, or {bucket.uri(layout.INTERMEDIATE)} was "
+                    "emptied"
+                )
                 continue
             except (Failure, errors.ObjectMissing, errors.NotVerified) as error:
                 note(f"the LoRA of step {step} is damaged and left out: {error}")
                 continue
+            self.names.append(kohya_name(step))
             yield kohya_name(step), body
             yield name(step), export.diffusers_file(weights, replace(self._product, steps=step))
 
@@ -156,20 +189,22 @@ class Intermediate:
     @staticmethod
     def discard(bucket: Bucket) -> None:
         """Delete the working copies: the head names an artifact that has them."""
-        bucket.delete(layout.INTERMEDIATE + one for one in _copies(bucket))
+        bucket.delete(one.key for one in bucket.walk(layout.INTERMEDIATE, limit=MAX_COPIES))
+
+    def _tidy(self, bucket: Bucket) -> None:
+        """Delete the copies of earlier attempts that this one has put anew; what cannot be deleted may stay."""
+        with self._lock:
+            done = frozenset(self._done)
+        if done == self._tidied:
+            return
+        with contextlib.suppress(errors.StorageError):
+            bucket.delete(one.key for one in _copies(bucket) if one.step in done and one.attempt < self._attempt)
+            self._tidied = done
 
 
-def _key(step: int) -> str:
-    return f"{layout.INTERMEDIATE}{step}.safetensors"
-
-
-def _copies(bucket: Bucket) -> list[str]:
-    # Choices may have been changed again and again: many more than can be kept at once are looked at.
-    return [one.key.removeprefix(layout.INTERMEDIATE) for one in bucket.walk(layout.INTERMEDIATE, limit=10_000)]
-
-
-def _steps(bucket: Bucket) -> set[int]:
-    return {int(found[1]) for one in _copies(bucket) if (found := _COPY.match(one))}
+def _copies(bucket: Bucket) -> list[_Copy]:
+    names = (one.key.removeprefix(layout.INTERMEDIATE) for one in bucket.walk(layout.INTERMEDIATE, limit=MAX_COPIES))
+    return [_Copy(int(found[1]), int(found[2]), found[3]) for one in names if (found := _COPY.match(one))]
 
 
 def _of_artifact(bucket: Bucket, former: ArtifactEntry) -> dict[int, Callable[[], bytes]]:

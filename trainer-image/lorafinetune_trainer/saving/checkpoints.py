@@ -99,15 +99,17 @@ class Checkpoints:
                 stored.mark_owner(self._bucket, owner)
             elif not stored.is_marked(self._bucket, run.uid):
                 raise self._collected()
-        except errors.Conflict as error:
+        except (errors.Conflict, errors.NotVerified) as error:
             raise invalid("StorageTaken", str(error)) from error
 
         def transition(head: Head | None) -> Head:
             # A head that names checkpoints is never made anew over them: whoever lost it, the operator rebuilds it.
             if head is None and (expect_head or any(self._bucket.walk(layout.CHECKPOINTS, limit=1))):
                 where = self._bucket.uri(layout.HEAD)
-                if stored.read(self._bucket).head is None:
-                    raise heads.HeadLost(f"{where} is gone, though a checkpoint of the run is known")
+                found = stored.read(self._bucket)
+                if found.head is None:
+                    what = "gone" if found.etag is None else "damaged"
+                    raise heads.HeadLost(f"{where} is {what}, though a checkpoint of the run is known: {heads.WAY_OUT}")
                 # It was made, and that checkpoint committed, between the look at the one and at the other.
                 raise errors.Conflict(f"{where} has come meanwhile")
             number = attempt
