@@ -91,8 +91,8 @@ SPEAKING = [
 ]
 """Modules whose CamelCase strings are words for people."""
 NO_REASONS = {
-    "Attempt", "Authorization", "BasicTransformerBlock", "ConfigMap", "ContainerCreating", "DefaultCPUAllocator",
-    "Evicted", "GenuineIntel", "Loading", "LoRAFineTune",
+    "Attempt", "Authorization", "AutoencoderKL", "BasicTransformerBlock", "ConfigMap", "ContainerCreating",
+    "DefaultCPUAllocator", "Evicted", "GenuineIntel", "Loading", "LoRAFineTune",
     "OutOf", "OutOfMemoryError", "PodInitializing", "Reconcile", "True",
 }  # fmt: skip
 """CamelCase strings of those modules that are no reasons: a new one is either documented or named here."""
