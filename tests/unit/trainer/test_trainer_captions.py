@@ -66,5 +66,6 @@ def test_folders_named_as_concepts() -> None:
     assert concepts.of("10_sks dog/a.png") == Concept(10, "sks dog")
     assert concepts.of("10_sks dog/close/a.png") == Concept(10, "sks dog")
     assert concepts.of("10_sks dog/3_face/a.png") == Concept(3, "face")
-    for plain in ("a.png", "dog/a.png", "10_dog.png", "2023_summer/a.png", "0_dog/a.png", "5_/a.png", "x10_dog/a.png"):
+    assert concepts.of("0_dog/a.png") == Concept(0, "dog")
+    for plain in ("a.png", "dog/a.png", "10_dog.png", "2023_summer/a.png", "5_/a.png", "x10_dog/a.png"):
         assert concepts.of(plain) == Concept()
