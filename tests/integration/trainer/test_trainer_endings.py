@@ -4,6 +4,7 @@ saved, and the run goes on from there when it is gone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import signal
@@ -17,7 +18,7 @@ import pytest
 from localcluster.waiting import eventually
 from lorafinetune.contract import canonical, layout
 from lorafinetune.contract.runconfig import ENV_TERMINATION_LOG, RunConfig
-from lorafinetune.storage import inventory
+from lorafinetune.storage import errors, inventory
 from tests.integration.trainer.faults import Fault, Kind, Proxy, proxy
 from tests.integration.trainer.process import CONSTANTS, Run, Trainer, Trainers
 
@@ -170,9 +171,13 @@ def test_a_bucket_that_is_gone_half_way(trainers: Trainers, name: str) -> None:
 
 
 def newer_head(run: Run) -> Callable[[], None]:
-    body = run.bucket.get(layout.HEAD).body
-    run.bucket.put(layout.HEAD, body.replace(b'"version":1', b'"version":2'))
-    return lambda: run.bucket.put(layout.HEAD, body)
+    """By compare-and-swap: a checkpoint that is committed meanwhile must not be lost."""
+    for _ in range(100):
+        body, etag = run.bucket.get(layout.HEAD)
+        with contextlib.suppress(errors.Conflict):
+            run.bucket.replace(layout.HEAD, body.replace(b'"version":1', b'"version":2'), etag)
+            return lambda: run.bucket.put(layout.HEAD, body)
+    raise AssertionError("the head never stands still")
 
 
 def newer_manifest(run: Run) -> Callable[[], None]:

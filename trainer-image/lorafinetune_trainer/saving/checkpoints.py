@@ -263,7 +263,7 @@ class Checkpoints:
             step=step,
             updates=updates,
             reason=SaveReason.FINAL,
-            files=done,
+            files=sorted(done, key=lambda one: one.name),
             provenance=dict(provenance),
         )
         sha256 = inventory.put_folder(self._bucket, folder, manifest)
