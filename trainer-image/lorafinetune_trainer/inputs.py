@@ -127,8 +127,10 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
     assert head.plan is not None
     assert head.conditioning is not None
     wires.enter(Phase.RESUMING)
-    samples = added.encoded(wires, _load(wires, head.conditioning), means, accelerator.device)
-    model.release()
+    kept = _load(wires, head.conditioning)
+    samples = added.encoded(wires, kept, means, accelerator.device)
+    if samples is not kept:
+        model.release()
     return Inputs(head.plan, samples, dataset.digest, files, accelerator, first, pinned, remarks)
 
 

@@ -25,18 +25,23 @@ def told(run: Run, attempt: int = -1) -> list[dict[str, Any]]:
     return [one for one in run.attempts[attempt].of_type("progress") if one.get("phase") == "Generating"]
 
 
+def killed_with_an_image(run: Run) -> dict[str, bytes]:
+    """Start an attempt, kill it once a class image is in the bucket, and return those that are."""
+    attempt = run.start()
+    deadline = time.monotonic() + LIMIT
+    while not kept(run):
+        assert attempt.process.is_alive(), attempt.tail()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    attempt.kill()
+    attempt.end()
+    return kept(run)
+
+
 def test_class_images_are_made_once(trainers: Trainers, name: str) -> None:
     """Killed after the first image, and again in the training, when the images themselves are no longer needed."""
     run = trainers.run(name, dataset=ASKED, training={"steps": 3})
-    first = run.start()
-    deadline = time.monotonic() + LIMIT
-    while not kept(run):
-        assert first.process.is_alive(), first.tail()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    first.kill()
-    first.end()
-    begun = kept(run)
+    begun = killed_with_an_image(run)
     second = run.start()
     second.wait_for_checkpoint(2)
     second.kill()
@@ -79,15 +84,7 @@ def test_class_images_are_made_once(trainers: Trainers, name: str) -> None:
 def test_a_class_image_that_was_damaged_is_made_again(trainers: Trainers, name: str) -> None:
     """A byte of it changes between two attempts, before anything is pinned: neither believed nor the user's fault."""
     run = trainers.run(name, dataset=ASKED, training={"steps": 2})
-    first = run.start()
-    deadline = time.monotonic() + LIMIT
-    while not kept(run):
-        assert first.process.is_alive(), first.tail()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    first.kill()
-    first.end()
-    begun = kept(run)
+    begun = killed_with_an_image(run)
     for key, body in begun.items():
         run.bucket.put(key, body[:100] + bytes([body[100] ^ 1]) + body[101:])
     run.finish()
