@@ -11,12 +11,13 @@ COMPILE := $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-h
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-unit lint format generate lock programs bench bench-trainer clean
+.PHONY: help demo test test-long test-unit lint format generate lock programs clean
+.PHONY: bench bench-operator bench-trainer bench-simulate bench-deadline
 
 help: ## Say what there is to do
 	@echo "lorafinetune: fine-tune SDXL LoRAs on interruptible GPUs and never lose work"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## One run on a local cluster, preempted twice, to a verified LoRA (KEEP=1 keeps the cluster up)
 	@$(BIN)/python -m localcluster programs
@@ -51,12 +52,21 @@ lock: $(STAMP) ## Resolve the dependencies anew and write locks/ with hashes
 	@$(COMPILE) --extra operator -o locks/operator.txt -c locks/dev.txt
 	@$(COMPILE) --extra trainer --extra eight-bit --extra tensorboard -o locks/trainer.txt -c locks/dev.txt
 
-bench: programs ## Measure the operator on a real control plane; prints a table
-	@$(BIN)/python -m tests.bench
+bench-operator: programs ## Measure the operator beside the Job controller, hold it to its limits (SIZES=1,100,1000)
+	@mkdir -p build
+	@$(BIN)/python -m tests.bench build/bench-operator.json
+
+bench: bench-operator ## The same
 
 bench-trainer: programs ## Measure the trainer; prints a table, writes JSON (REFERENCE=script.py: beside that script)
 	@mkdir -p build
 	@$(BIN)/python -m tests.bench.trainer build/bench-trainer.json
+
+bench-simulate: $(STAMP) ## 45 days of nine zones and 100 runs through the real engine (TRACES=file.json: measured ones)
+	@$(BIN)/python -m tests.bench.simulate $(if $(TRACES),--traces $(TRACES))
+
+bench-deadline: $(STAMP) ## What deadlines cost: Uniform Progress, ours, foresight (TRACES=file.json: on those traces)
+	@TRACES="$(TRACES)" $(BIN)/python -m tests.bench.deadline
 
 clean: ## Remove the virtual environment and what tools left (the cache outside the repository stays)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -33,7 +33,7 @@ SYSTEM = "lorafinetune-system"
 RELEASE = "lorafinetune"
 MODELS, DATA, LORAS = "models", "training-data", "loras"
 SECRET = "bucket-credentials"
-OPERATOR = "operator"
+OPERATOR, STANDBY = "operator", "operator-standby"
 TOKEN_SECONDS = 30 * 86400
 """A kept demo may be looked at for days; a pod would have its token renewed."""
 READY_SECONDS = 60.0
@@ -95,14 +95,30 @@ class Stage:
         If it ends by itself (it does when it loses its Lease), it is started again, as a Deployment's pod is. It is the
         cluster's guest: it ends with the cluster, whatever becomes of this process.
         """
-        webhook, metrics = self._ports
         self._options = options or self._options
+        self._start(OPERATOR, self._ports, "operator-0")
+        deadline = time.monotonic() + READY_SECONDS
+        while self.probe("readyz") != 200:
+            if self.restarts:
+                raise RuntimeError(f"the operator does not start:\n{self._log_end()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the operator was not ready within {READY_SECONDS:.0f} s:\n{self._log_end()}")
+            time.sleep(0.1)
+
+    def start_standby(self) -> None:
+        """Start a second replica of the operator, and wait until nothing but the Lease keeps it from leading."""
+        ports = [_free_port(), _free_port()]
+        self._start(STANDBY, ports, "operator-1")
+        self.wait("the standby waits for the Lease", lambda: "Lease" in _ask(ports[1], "readyz")[1], READY_SECONDS, 0.1)
+
+    def _start(self, name: str, ports: list[int], pod: str) -> None:
+        webhook, metrics = ports
         kubeconfig = self.cluster.service_account_kubeconfig(SYSTEM, RELEASE, seconds=TOKEN_SECONDS)
         command = [
             sys.executable, "-m", "lorafinetune",
             "--trainer-image", TRAINER,
             "--webhook-listen", f"127.0.0.1:{webhook}",
-            "--webhook-url", f"https://{self.webhook_address}",
+            "--webhook-url", f"https://127.0.0.1:{webhook}",
             "--webhook-tls-secret", f"{RELEASE}-webhook-tls",
             "--metrics-listen", f"127.0.0.1:{metrics}",
             *self._options,
@@ -113,16 +129,9 @@ class Stage:
             "PYTHONUNBUFFERED": "1",
             "KUBECONFIG": str(kubeconfig),
             "POD_NAMESPACE": SYSTEM,
-            "POD_NAME": "operator-0",
+            "POD_NAME": pod,
         }
-        self.cluster.start_guest(OPERATOR, command, environment, restart=True)
-        deadline = time.monotonic() + READY_SECONDS
-        while self.probe("readyz") != 200:
-            if self.restarts:
-                raise RuntimeError(f"the operator does not start:\n{self._log_end()}")
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"the operator was not ready within {READY_SECONDS:.0f} s:\n{self._log_end()}")
-            time.sleep(0.1)
+        self.cluster.start_guest(name, command, environment, restart=True)
 
     @property
     def restarts(self) -> int:
@@ -131,25 +140,19 @@ class Stage:
 
     def probe(self, path: str) -> int:
         """Return the status code of one of the operator's health paths; 0 if nobody answers."""
-        return self._ask(path)[0]
+        return _ask(self._ports[1], path)[0]
 
     def metrics(self) -> str:
         """Return the operator's metrics."""
-        return self._ask("metrics")[1]
-
-    def _ask(self, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._ports[1], timeout=5)
-        try:
-            connection.request("GET", f"/{path}")
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        except OSError:
-            return 0, ""
-        finally:
-            connection.close()
+        return _ask(self._ports[1], "metrics")[1]
 
     def _log_end(self) -> str:
         return "\n".join(self.operator_log.read_text().splitlines()[-30:])
+
+    @property
+    def metrics_url(self) -> str:
+        """Where the operator's metrics are."""
+        return f"http://127.0.0.1:{self._ports[1]}/metrics"
 
     @property
     def webhook_address(self) -> str:
@@ -168,6 +171,10 @@ class Stage:
     def stop_operator(self) -> None:
         """End the operator in good order."""
         self.cluster.end_guest(OPERATOR, grace=STOP_SECONDS)
+
+    def stop_standby(self) -> None:
+        """End the second replica in good order."""
+        self.cluster.end_guest(STANDBY, grace=STOP_SECONDS)
 
     # What is there
 
@@ -337,6 +344,18 @@ def _merged(base: Object, changes: Object) -> Object:
         else:
             merged[name] = value
     return merged
+
+
+def _ask(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", f"/{path}")
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except OSError:
+        return 0, ""
+    finally:
+        connection.close()
 
 
 def _free_port() -> int:

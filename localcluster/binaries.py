@@ -6,6 +6,7 @@ pinned version), the cache, a build into the cache. The pins are the go.mod file
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -22,7 +23,7 @@ from localcluster.locks import exclusive
 from localcluster.places import TOOLS, cache_directory
 from localcluster.toolchain import BuildError, Say, say
 
-__all__ = ["CLUSTER_PROGRAMS", "PROGRAMS", "BuildError", "Program", "find", "find_all"]
+__all__ = ["CLUSTER_PROGRAMS", "KUEUE", "PROGRAMS", "BuildError", "Program", "find", "find_all", "source"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,15 @@ CLUSTER_PROGRAMS = (
 )
 HELM = Program("helm", TOOLS / "helm", "helm.sh/helm/v4", "helm.sh/helm/v4/cmd/helm", ("version", "--short"), "", 3.0)
 PROGRAMS = {program.name: program for program in (*CLUSTER_PROGRAMS, HELM)}
+KUEUE = Program(
+    "kueue",
+    TOOLS / "kueue",
+    "sigs.k8s.io/kueue",
+    "sigs.k8s.io/kueue/cmd/kueue",
+    stamp="sigs.k8s.io/kueue/pkg/version.GitVersion",
+    minutes=5.0,
+)
+"""Not among the programs that everybody builds: one long test runs it."""
 
 
 def find(program: Program | str, say: Say = say) -> Path:
@@ -101,6 +111,19 @@ def find(program: Program | str, say: Say = say) -> Path:
         if not _is_program(program.cached):
             _build(program, say)
     return program.cached
+
+
+def source(program: Program, say: Say = say) -> Path:
+    """Return the folder of the program's pinned Go module, for its files that are no code. Raises BuildError."""
+    go = toolchain.find_go(program.least_go, say)
+    command = [str(go), "mod", "download", "-json", program.module]
+    environment = {**os.environ, "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    answer = subprocess.run(
+        command, cwd=program.tools, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    if answer.returncode != 0:
+        raise BuildError(f"{program.module} could not be fetched:\n{answer.stderr or answer.stdout}")
+    return Path(json.loads(answer.stdout)["Dir"])
 
 
 def find_all(programs: Iterable[Program | str] = CLUSTER_PROGRAMS, say: Say = say) -> dict[str, Path]:

@@ -10,13 +10,14 @@ from examples.demo.children import Child
 from examples.demo.error import DemoError
 from examples.demo.scene import NAME, Scene
 from examples.demo.stagehands import command_line, shown
+from examples.stage import Stage
 
 DELETE = 240.0
 """Seconds that deleting may take: a lost node's trainer is given its longest save time."""
 LOOK = 0.5
 
 
-def show_the_way(scene: Scene, status: Mapping[str, Any]) -> None:
+def show_the_way(scene: Scene, stage: Stage, status: Mapping[str, Any]) -> None:
     """Print where everything is and the commands to look for oneself."""
     screen, prefix = scene.screen, status["prefix"]
     screen.note(f"LoRA and pictures: {shown(scene.folder)}/; manifests: examples/; the run's objects: {prefix}")
@@ -32,6 +33,8 @@ def show_the_way(scene: Scene, status: Mapping[str, Any]) -> None:
         f"kubectl describe lft {NAME}",
         "kubectl explain lft.spec.training",
         "kubectl get pods,nodes,gpupools",
+        f"curl {stage.metrics_url}",
+        f"less {shown(stage.operator_log)}",
         command_line("objects", "--name", scene.cluster.name, prefix),
         f"kubectl delete lft {NAME}",
     ):

@@ -35,7 +35,7 @@ def perform(scene: Scene) -> None:
     screen.section("The LoRA, in diffusers")
     lora.paint(scene, model, lora.fetch(scene, status["artifact"]))
     screen.section("Where everything is")
-    leaving.show_the_way(scene, status)
+    leaving.show_the_way(scene, stage, status)
     if not scene.keep:
         screen.section("Deleted")
         leaving.delete(scene, status)
@@ -58,6 +58,8 @@ def _install(scene: Scene, stage: Stage) -> None:
         "The chart's objects are installed and the operator is ready. It runs beside the cluster with the token of the "
         "chart's ServiceAccount, so it may do what its role says and nothing more."
     )
+    scene.screen.note("What it counts and measures meanwhile, in Prometheus' words (docs/metrics.md):")
+    scene.screen.command(f"curl {stage.metrics_url}")
 
 
 def _fill(scene: Scene, stage: Stage, builder: Child, model: Path) -> None:

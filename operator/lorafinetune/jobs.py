@@ -11,19 +11,21 @@ import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from lorafinetune.api.finetune import LoRAFineTuneSpec, OnDelete
 from lorafinetune.api.status import ArtifactStatus
 from lorafinetune.contract import layout, runconfig
 from lorafinetune.contract.head import Fenced, HeadLost
-from lorafinetune.engine.decision import Job
+from lorafinetune.engine.decision import Job, StartJob
 from lorafinetune.engine.deleting import NOT_OURS
 from lorafinetune.engine.observation import ArtifactChecked, RunSeen, StorageChecked, StorageSeen, Tidied
 from lorafinetune.storage import collect, errors, inventory, probe
 from lorafinetune.storage import head as heads
 from lorafinetune.storage.bucket import Bucket, Credentials
 from lorafinetune.storage.clients import Clients
+from lorafinetune.storage.lately import Lately
 from lorafinetune.storage.rebuild import rebuild
 
 Object = dict[str, Any]
@@ -83,6 +85,7 @@ class Jobs:
         self._fencing: set[tuple[str | None, str]] = set()
         """(endpoint, bucket) that were seen to fence: asked once per process."""
         self._clients = Clients()
+        self._lately = Lately()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bucket")
 
     def seen(self, uid: str) -> StorageSeen:
@@ -99,13 +102,13 @@ class Jobs:
         if (desk := self._desks.get(uid)) is not None:
             desk.seen = replace(desk.seen, artifact=None)
 
-    def start(self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> None:
-        """Start *job* unless it is running for that run."""
+    def start(self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int, steps: int | None = None) -> None:
+        """Start *job* unless it is running for that run; *steps* as in :class:`StartJob`."""
         desk = self._desks.setdefault(run.uid, _Desk())
         if job in (Job.BURY, Job.COLLECT) and not desk.running.keys().isdisjoint(WRITERS):
             return  # what they write must not appear behind a collection; that job's end wakes the run
         if job not in desk.running:
-            desk.running[job] = asyncio.create_task(self._run(job, desk, run, spec, attempt))
+            desk.running[job] = asyncio.create_task(self._run(StartJob(job, steps), desk, run, spec, attempt))
 
     async def secret_problem(self, namespace: str, field: str, name: str) -> CredentialsProblem | None:
         """Say why the Secret that *field* names may not be mounted, if it may not. Raises ClusterError."""
@@ -118,43 +121,45 @@ class Jobs:
                 task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, job: Job, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> None:
+    async def _run(self, asked: StartJob, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> None:
         try:
-            update = await self._answer(job, desk, run, spec, attempt)
+            update = await self._answer(asked, desk, run, spec, attempt)
             desk.seen = replace(desk.seen, **update)
         finally:
-            desk.running.pop(job, None)
+            desk.running.pop(asked.job, None)
             self._wake(run.uid)
 
-    async def _answer(self, job: Job, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> Object:
+    async def _answer(self, asked: StartJob, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int) -> Object:
+        job = asked.job
         try:
             credentials = await self._credentials(desk, run, spec)
             loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(self._threads, self._work, job, run, spec, attempt, credentials)
+            answer = await loop.run_in_executor(self._threads, self._work, asked, run, spec, attempt, credentials)
         except (errors.StorageError, Fenced, HeadLost) as error:
             reason = getattr(error, "reason", type(error).__name__)
             _log.warning(
                 "%s of %s/%s: %s", job, run.namespace, run.name, error, extra={"uid": run.uid, "reason": reason}
             )
-            return self._failed(job, reason, str(error), spec)
+            return self._failed(asked, reason, str(error), spec)
         except Exception as error:
             _log.exception("%s of %s/%s failed", job, run.namespace, run.name, extra={"uid": run.uid})
-            return self._failed(job, "StorageError", f"{type(error).__name__}: {error}", spec)
+            return self._failed(asked, "StorageError", f"{type(error).__name__}: {error}", spec)
         desk.worked = credentials
         return answer
 
-    def _failed(self, job: Job, reason: str, message: str, spec: LoRAFineTuneSpec) -> Object:
+    def _failed(self, asked: StartJob, reason: str, message: str, spec: LoRAFineTuneSpec) -> Object:
         now = self._clock()
-        match job:
+        match asked.job:
             case Job.CHECK:
                 return {"checked": StorageChecked(False, reason, message, now)}
             case Job.READ:
                 return {"read": now}
             case Job.VERIFY:
                 final = reason in (errors.NotVerified.reason, "ArtifactMissing")
-                return {"artifact": ArtifactChecked(False, final, reason, message, now, spec.training.steps or 0)}
+                wanted = asked.steps or spec.training.steps or 0
+                return {"artifact": ArtifactChecked(False, final, reason, message, now, wanted)}
             case _:
-                return {TIDYING[job]: Tidied(False, reason, message, now)}
+                return {TIDYING[asked.job]: Tidied(False, reason, message, now)}
 
     async def _credentials(self, desk: _Desk, run: RunSeen, spec: LoRAFineTuneSpec) -> Credentials | None:
         name = spec.storage.credentials_secret
@@ -176,13 +181,13 @@ class Jobs:
         return _keys(secret, name)
 
     def _work(
-        self, job: Job, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int, credentials: Credentials | None
+        self, asked: StartJob, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int, credentials: Credentials | None
     ) -> Object:
         prefix = layout.run_prefix(spec.storage.uri, run.namespace, run.name, run.uid)
         bucket = self._open(spec, prefix, credentials)
         keep = spec.storage.on_delete is OnDelete.KEEP_ARTIFACT
         now = self._clock()
-        match job:
+        match asked.job:
             case Job.CHECK:
                 return {"checked": self._check(bucket, spec, credentials)}
             case Job.MARK:
@@ -192,9 +197,10 @@ class Jobs:
                 head = heads.read(bucket).head
                 planned = head.plan.steps if head is not None and head.plan is not None else None
                 newest = head.newest if head is not None else None
-                return {"newest": newest, "planned_steps": planned, "read": now}
+                published = head.artifact if head is not None else None
+                return {"newest": newest, "planned_steps": planned, "published": published, "read": now}
             case Job.VERIFY:
-                return {"artifact": _verify(bucket, spec, now)}
+                return {"artifact": _verify(bucket, spec, now, asked.steps)}
             case Job.REBUILD:
                 heads.mark_owner(bucket, _owner(run))  # somebody may have deleted it with the head
                 return {"rebuilt": _rebuild(bucket, run, spec, attempt, now)}
@@ -219,12 +225,13 @@ class Jobs:
         if done.foreign:
             return Tidied(True, NOT_OURS, "the prefix holds objects without this run's owner mark: not touched", now)
         kept = f", {done.kept} of the artifact kept" if done.kept else ""
-        return Tidied(True, "Collected", f"{done.deleted} objects deleted{kept}", now)
+        return Tidied(True, "Collected", f"{done.deleted} object{'' if done.deleted == 1 else 's'} deleted{kept}", now)
 
     def _check(self, bucket: Bucket, spec: LoRAFineTuneSpec, credentials: Credentials | None) -> StorageChecked:
         store = (spec.storage.endpoint, bucket.location.bucket)
+        asked = (spec.storage.endpoint, spec.storage.region, credentials)
         if spec.storage.unsafe_no_fencing or store in self._fencing:
-            probe.probe_writing(bucket)
+            self._lately.ask(("written", *asked, spec.storage.uri), lambda: probe.probe_writing(bucket))
         else:
             probe.probe_fencing(bucket)
             self._fencing.add(store)
@@ -234,8 +241,11 @@ class Jobs:
                 "; WITHOUT FENCING (storage.unsafeNoFencing): a partitioned attempt may overwrite a newer one's work"
             )
         for name, source, what in _image_folders(spec):
-            images = probe.count_images(self._open(spec, layout.folder(source), credentials), name)
-            message += f", {what} holds {images} images"
+            images = self._lately.ask(
+                ("images", *asked, source),
+                partial(probe.count_images, self._open(spec, layout.folder(source), credentials), name),
+            )
+            message += f", {what} holds {images} image{'' if images == 1 else 's'}"
         return StorageChecked(True, "Ready", message, self._clock())
 
 
@@ -285,12 +295,15 @@ def _rebuild(bucket: Bucket, run: RunSeen, spec: LoRAFineTuneSpec, attempt: int,
     return Tidied(True, "HeadRebuilt", message, now)
 
 
-def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float) -> ArtifactChecked:
+def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float, wanted: int | None) -> ArtifactChecked:
     head = heads.read(bucket).head
     entry = head.artifact if head is not None else None
     planned = head.plan.steps if head is not None and head.plan is not None else None
-    steps = spec.training.steps or planned or (entry.step if entry is not None else 0)
-    if entry is None or entry.step < steps:
+    steps = wanted or spec.training.steps or planned or (entry.step if entry is not None else 0)
+    enough = steps
+    if wanted is not None and head is not None and head.newest is not None:
+        enough = min(steps, head.newest.step)  # a newer checkpoint was known, and found to be damaged
+    if entry is None or entry.step < enough:
         what = "the head names no artifact" if entry is None else f"the artifact is of step {entry.step} only"
         return ArtifactChecked(False, True, "ArtifactMissing", f"the trainer ended well, but {what}", now, steps)
     manifest = inventory.verify(bucket, entry.folder, entry.manifest_sha256)
@@ -298,4 +311,6 @@ def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float) -> ArtifactCheck
     if lora is None:
         return ArtifactChecked(False, True, "ArtifactMissing", f"the artifact holds no {layout.LORA}", now, steps)
     found = ArtifactStatus(uri=bucket.uri(entry.folder), file=lora.name, sha256=lora.sha256, size=lora.size)
-    return ArtifactChecked(True, True, "Verified", "every byte is what the manifest names", now, steps, found)
+    return ArtifactChecked(
+        True, True, "Verified", "every byte is what the manifest names", now, steps, found, entry.step
+    )

@@ -7,36 +7,49 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from pydantic import ValidationError
 
+from lorafinetune import pressing
 from lorafinetune.act import Actor, Witness
 from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.catalogue import Catalogue
+from lorafinetune.census import Census
+from lorafinetune.complaints import Complaints
 from lorafinetune.contract.event import Event, EventType
-from lorafinetune.engine.decision import Announcement
-from lorafinetune.engine.observation import Observation, RunSeen
+from lorafinetune.engine.fleet import Fleet
+from lorafinetune.engine.notices import DEFAULT, Marks
+from lorafinetune.engine.observation import CURRENCY, NodeSeen, Observation, RunSeen
 from lorafinetune.engine.progress import Progress, fold, is_news
 from lorafinetune.engine.rules import decide
 from lorafinetune.jobs import Jobs
 from lorafinetune.kube import errors, pods, seen, status
 from lorafinetune.kube.client import PODS, RUNS, Cluster
-from lorafinetune.kube.store import Change, Store
+from lorafinetune.kube.evidence import EventReader
+from lorafinetune.kube.store import Change
 from lorafinetune.kube.stores import Stores
+from lorafinetune.places import Places
 from lorafinetune.queue import WorkQueue
 from lorafinetune.receiver.judge import Current, Delivery
 from lorafinetune.telemetry import Metrics
+from lorafinetune.turns import Rank, Turn, Turns, nobody_waits
 
 Object = dict[str, Any]
 
-WORKERS: Final = 8
+WORKERS: Final = 16
 """Runs that are worked on at once."""
+SOON: Final = 1.0
+"""A run that wants to be looked at again within so many seconds is in the middle of something: it is urgent."""
+POOL_SPREAD: Final = 5.0
+"""Seconds over which all runs are looked at when a pool has changed."""
 RETRY: Final = 5.0
 """Seconds until a pass that failed is repeated."""
-UNREADABLE: Final = 60.0
-"""Seconds until a run that cannot be read is looked at again."""
+FIRST_RETRY: Final = 0.1
+"""Seconds until a pass is repeated that was decided upon what is no longer there; twice as many each time, in a row."""
 WRITE_EVERY: Final = 1.0
 """Seconds between two status writes for mere progress."""
 
@@ -57,52 +70,114 @@ class Loop:
         make_jobs: Callable[[Callable[[str], None]], Jobs],
         clock: Callable[[], float],
         collect_timeout: float,
+        currency: str = CURRENCY,
+        resumed_at: Callable[[], float] = lambda: float("-inf"),
+        marks: Marks = DEFAULT,
     ) -> None:
+        """*resumed_at* returns when the last break of a watch was over, in Unix seconds."""
         self._cluster = cluster
         self._stores = stores
         self._witness = witness
         self._metrics = metrics
         self._clock = clock
         self._collect_timeout = collect_timeout
+        self._currency = currency
+        self._resumed_at = resumed_at
+        self._census = Census(stores.nodes.get, clock)
+        self._places = Places(stores.pods, stores.runs)
         self._queue = WorkQueue(clock)
-        self._jobs = make_jobs(self.wake)
+        self._turns = Turns(WORKERS, self._queue.presses)
+        self._jobs = make_jobs(lambda uid: self.wake(uid, urgent=True))
         self._progress: dict[str, Progress] = {}
-        self._actor = Actor(cluster, stores, trainer, jobs=self._jobs, witness=witness, wake=self.wake, clock=clock)
+        self._catalogue = Catalogue(stores.pools)
+        self._conflicts: dict[str, int] = {}
+        """Passes in a row of each run that were decided upon what was no longer there."""
+        self._specs: dict[str, tuple[int, float]] = {}
+        """Generation of each run's spec, and when it was first seen."""
+        self._marks = marks
+        self._events = EventReader(cluster, wake=self.wake, clock=clock)
+        self._actor = Actor(
+            cluster,
+            stores,
+            trainer,
+            jobs=self._jobs,
+            events=self._events,
+            witness=witness,
+            wake=self.wake,
+            clock=clock,
+        )
+        self._complaints = Complaints(
+            cluster, stores, self._actor, witness, clock=clock, collect_timeout=collect_timeout
+        )
+
+    def begin(self) -> None:
+        """Take stock of the stores, whose earlier news nobody heard, and have every run looked at."""
+        self._census.begin(self._stores.pods)
+        self._catalogue.changed()
+        self._places.begin(self._stores.runs, self._clock())
+        for run in self._stores.runs:
+            uid = run["metadata"]["uid"]
+            self.wake(uid, urgent=pressing.lacks_pod(run, self._stores.pods.indexed(uid)))
+        for pod in self._stores.pods:
+            self.wake(pod["metadata"]["labels"][seen.LABEL_RUN_UID])
+
+    def pools_known(self) -> tuple[dict[str, GPUPoolSpec], Fleet]:
+        """Return the pools that can be read, and what all runs together know of them."""
+        pools = self._catalogue.pools()
+        return pools, self._places.fleet(pools)
 
     # What wakes it
 
-    def wake(self, uid: str, after: float = 0.0) -> None:
+    def wake(self, uid: str, after: float = 0.0, *, urgent: bool = False) -> None:
         """Have the run looked at."""
-        self._queue.add(uid, after)
+        order = pressing.order(self._run(uid)) if urgent else ""
+        self._queue.add(uid, after, urgent=urgent, order=order)
         self._metrics.queued(len(self._queue))
 
     def run_changed(self, change: Change) -> None:
         """Take news of a run; one that is gone is forgotten."""
+        urgent = pressing.of_run(change)
         for thing in (change.old, change.new):
             if thing is not None:
-                self.wake(thing["metadata"]["uid"])
+                self.wake(thing["metadata"]["uid"], urgent=urgent)
+                self._count(thing["metadata"]["uid"])
         if change.new is None and change.old is not None:
+            self._places.gone(change.old, self._clock())
             self._forget(change.old["metadata"]["uid"])
 
     def pod_changed(self, change: Change) -> None:
         """Take news of an attempt's pod."""
+        self._census.pod_changed(change)
+        urgent = pressing.of_pod(change)
         for thing in (change.old, change.new):
             if thing is not None and (uid := thing["metadata"].get("labels", {}).get(seen.LABEL_RUN_UID)):
-                self.wake(uid)
+                self.wake(uid, urgent=urgent)
+                self._count(uid)
+        if change.old is not None and (change.new is None or _uid(change.new) != _uid(change.old)):
+            self._events.forget(_uid(change.old))
+
+    def _count(self, uid: str) -> None:
+        """Count the places that a run takes anew; who has waited longest for one that it has given up is next."""
+        if (waiter := self._places.changed(uid)) is not None:
+            self.wake(waiter, urgent=True)
 
     def node_changed(self, change: Change) -> None:
         """Take news of a node: it concerns the runs whose pods are bound to it, if it matters to them at all."""
-        before, after = (seen.node_seen(one) if one is not None else None for one in (change.old, change.new))
+        before, after = (self._node(one) if one is not None else None for one in (change.old, change.new))
         if before == after:
             return
-        for pod in self._stores.pods:
-            if pod.get("spec", {}).get("nodeName") == change.key[1]:
-                self.wake(pod["metadata"]["labels"][seen.LABEL_RUN_UID])
+        self._census.node_changed(change.key[1])
+        for namespace, name in self._census.pods_on(change.key[1]):
+            if (pod := self._stores.pods.get(name, namespace)) is not None:
+                self.wake(pod["metadata"]["labels"][seen.LABEL_RUN_UID], urgent=True)
 
-    def pool_changed(self, _change: Change) -> None:
-        """Take news of a pool: it may concern every run."""
+    def pool_changed(self, change: Change) -> None:
+        """Take news of a pool: it may concern every run, but not all at once."""
+        self._catalogue.changed()
+        if not self._places.pool_changed(change):
+            return
         for run in self._stores.runs:
-            self.wake(run["metadata"]["uid"])
+            self.wake(run["metadata"]["uid"], random.uniform(0, POOL_SPREAD))
 
     # What the receiver asks
 
@@ -144,24 +219,31 @@ class Loop:
     async def run(self) -> None:
         """Work until cancelled."""
         try:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(WORKERS):
-                    workers.create_task(self._work())
+            async with asyncio.TaskGroup() as passes:
+                for urgent in (True, False):
+                    passes.create_task(self._hand_out(urgent, passes))
         finally:
+            await self._events.close()
             await self._jobs.close()
 
-    async def _work(self) -> None:
+    async def _hand_out(self, urgent: bool, passes: asyncio.TaskGroup) -> None:
+        """Start a pass for each key of one line of the queue, in its turn."""
         while True:
-            uid = await self._queue.take()
-            self._metrics.taken(len(self._queue), self._queue.waited)
-            try:
-                again = await self._pass(uid)
-                if again is not None:
-                    self._queue.add(uid, again)
-            finally:
-                self._queue.done(uid)
+            uid, waited = await self._queue.take(urgent=urgent)
+            self._metrics.taken(len(self._queue), waited)
+            turn = await self._turns.take(Rank.URGENT if urgent else Rank.ORDINARY)
+            passes.create_task(self._work(uid, turn))
 
-    async def _pass(self, uid: str) -> float | None:
+    async def _work(self, uid: str, turn: Turn) -> None:
+        try:
+            again = await self._pass(uid, turn.give_way)
+            if again is not None:
+                self.wake(uid, again, urgent=again < SOON)
+        finally:
+            turn.end()
+            self._queue.done(uid)
+
+    async def _pass(self, uid: str, give_way: Callable[[], Awaitable[None]] = nobody_waits) -> float | None:
         """Look at one run, decide, act; return when to look again. Never raises: a pass that failed is repeated."""
         run = self._run(uid)
         if run is None:
@@ -171,7 +253,13 @@ class Loop:
             with self._metrics.reconcile():
                 observation = self._observe(run, about)
                 decision = decide(observation)
-                await self._actor.act(run, observation, decision)
+                try:
+                    with self._places.kept(observation, decision):
+                        held = await self._actor.act(run, observation, decision, give_way)
+                finally:
+                    self._count(uid)  # no watch brings what this operator has written itself
+            self._conflicts.pop(uid, None)
+            self._complaints.forget(uid)
         except errors.Conflict:
             return await self._read_again(run)
         except errors.NotFound:
@@ -180,32 +268,41 @@ class Loop:
             self._witness.failed(about, error)
             return RETRY
         except ValidationError as error:
-            return await self._unreadable(run, about, error)
+            return await self._complaints.unreadable(run, about, error)
         except Exception as error:
-            _log.exception("pass failed", extra={"uid": uid, "run": f"{about.namespace}/{about.name}"})
-            self._witness.failed(about, error)
-            await self._give_up(run, about, f"{type(error).__name__}: {error}")
-            return RETRY
-        self._witness.decided(about, decision)
-        return decision.look_again
+            return await self._complaints.failing(run, about, error)
+        if held is None or decision.makes_attempt:
+            self._witness.decided(about, decision)
+        return decision.next_look if held is None else held
 
     def _observe(self, run: Object, about: RunSeen) -> Observation:
         own = sorted(self._pods(about), key=_attempt)
         bound = {pod["spec"]["nodeName"] for pod in own if pod.get("spec", {}).get("nodeName")}
-        nodes = {name: seen.node_seen(node) for name in bound if (node := self._stores.nodes.get(name)) is not None}
+        pools = self._catalogue.pools()
+        nodes = {name: self._node(node) for name in bound if (node := self._stores.nodes.get(name)) is not None}
         return Observation(
             run=about,
             spec=LoRAFineTuneSpec.model_validate(run["spec"]),
             status=status.parse(run),
-            pods=tuple(seen.pod_seen(pod) for pod in own),
+            pods=tuple(seen.pod_seen(pod, self._events.told(_uid(pod))) for pod in own),
             nodes=nodes,
-            pools=_pools(self._stores.pools),
+            pools=pools,
             now=self._clock(),
             progress=self._progress.get(about.uid),
+            fleet=self._places.fleet(pools),
+            cluster=self._census.cluster(self._resumed_at()),
             storage=self._jobs.seen(about.uid),
+            spec_since=self._spec_since(about),
             refusal=self._actor.refusals.get(about.uid),
             collect_timeout=self._collect_timeout,
+            currency=self._currency,
         )
+
+    def _spec_since(self, about: RunSeen) -> float:
+        generation, since = self._specs.get(about.uid, (0, 0.0))
+        if generation != about.generation:
+            self._specs[about.uid] = (about.generation, since := self._clock())
+        return since
 
     async def _read_again(self, run: Object) -> float:
         """What was decided upon is not what is there: read it, and decide anew."""
@@ -225,30 +322,12 @@ class Loop:
                 fresh = await self._cluster.get(PODS, pod["metadata"]["name"], metadata["namespace"])
             except errors.ClusterError:
                 return RETRY
-            if fresh is not None:
-                self._stores.pods.learn(fresh)
-        return 0.1
-
-    async def _unreadable(self, run: Object, about: RunSeen, error: ValidationError) -> float:
-        """A run that the schema took and we cannot read (from another version of us) is left alone, but never stuck."""
-        first = error.errors()[0]
-        message = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        self._witness.failed(about, error)
-        self._witness.announced(run, Announcement("Unreadable", message, warning=True))
-        await self._give_up(run, about, message)
-        return UNREADABLE
-
-    async def _give_up(self, run: Object, about: RunSeen, message: str) -> None:
-        """Let a deleted run go that no pass can be finished for, once its time is up: nothing is stuck for ever."""
-        if about.deleting_since is None or not about.has_finalizer:
-            return
-        if self._clock() - about.deleting_since < self._collect_timeout:
-            return
-        await self._witness.abandoned(about, (run.get("status") or {}).get("prefix", ""), message)
-        try:
-            await self._actor.let_go(run)
-        except errors.ClusterError as failure:
-            self._witness.failed(about, failure)
+            if fresh is not None and (change := self._stores.pods.learn(fresh)) is not None:
+                self._census.pod_changed(change)
+        self._count(metadata["uid"])
+        # One is a race that was lost; many in a row come from something that will go on saying no.
+        row = self._conflicts[metadata["uid"]] = self._conflicts.get(metadata["uid"], 0) + 1
+        return min(RETRY, FIRST_RETRY * 2.0 ** min(row - 1, 16))
 
     async def _orphans(self, uid: str) -> float | None:
         """A run is gone; pods that it left behind held are let go (the garbage collector deletes them)."""
@@ -275,6 +354,9 @@ class Loop:
             return RETRY
         return None
 
+    def _node(self, node: Object) -> NodeSeen:
+        return seen.node_seen(node, self._marks)
+
     def _run(self, uid: str) -> Object | None:
         return next(iter(self._stores.runs.indexed(uid)), None)
 
@@ -284,20 +366,16 @@ class Loop:
     def _forget(self, uid: str) -> None:
         self._jobs.forget(uid)
         self._progress.pop(uid, None)
-        self._actor.refusals.pop(uid, None)
+        self._specs.pop(uid, None)
+        self._conflicts.pop(uid, None)
+        self._complaints.forget(uid)
+        self._actor.forget(uid)
         self._witness.forgotten(uid)
+
+
+def _uid(thing: Object) -> str:
+    return str(thing["metadata"]["uid"])
 
 
 def _attempt(pod: Object) -> int:
     return int(pod["metadata"]["labels"][seen.LABEL_ATTEMPT])
-
-
-def _pools(store: Store) -> dict[str, GPUPoolSpec]:
-    """Return the pools that can be read; one that cannot is left out with a log line, for others must go on."""
-    found = {}
-    for pool in store:
-        try:
-            found[pool["metadata"]["name"]] = GPUPoolSpec.model_validate(pool["spec"])
-        except ValidationError as error:
-            _log.warning("GPUPool %s cannot be read: %s", pool["metadata"]["name"], error.errors()[0]["msg"])
-    return found

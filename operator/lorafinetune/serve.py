@@ -12,16 +12,21 @@ from typing import Any
 import kopf
 
 from lorafinetune.contract.event import AUDIENCE
+from lorafinetune.engine.notices import Marks
 from lorafinetune.jobs import Jobs
 from lorafinetune.kube import election, handlers, seen
-from lorafinetune.kube.client import NODES, PODS, POOLS, RUNS, SECRETS, Cluster
+from lorafinetune.kube.client import NODES, PODS, POOLS, RUNS, Cluster
 from lorafinetune.kube.errors import ClusterError
 from lorafinetune.kube.events import EventRecorder
 from lorafinetune.kube.pods import Trainer
 from lorafinetune.kube.reflector import Reflector, trim
+from lorafinetune.kube.secrets import Secrets
+from lorafinetune.kube.slim import slim, slim_pod
 from lorafinetune.kube.store import Change, Store
 from lorafinetune.kube.stores import NamespacedStore, Stores
 from lorafinetune.loop import Loop
+from lorafinetune.places import filed
+from lorafinetune.poolboard import PoolBoard
 from lorafinetune.probes import Probes
 from lorafinetune.receiver.authenticate import Identity
 from lorafinetune.receiver.certificate import Authority, ServerCertificate, host_of
@@ -62,8 +67,8 @@ class Operator:
         self._cluster = cluster
         self._metrics = metrics
         self._namespaces: tuple[str | None, ...] = settings.namespaces or (None,)
-        self._runs = Store(index=lambda run: [run["metadata"]["uid"]])
-        self._pods = pods = {one: Store(index=_run_uid) for one in self._namespaces}
+        self._runs = Store(lambda run: [run["metadata"]["uid"]], slim)
+        self._pods = pods = {one: Store(filed, slim_pod) for one in self._namespaces}
         self._stores = Stores(self._runs, NamespacedStore(pods), Store(), Store())
         self._loop: Loop | None = None
         self._receiving = False
@@ -107,6 +112,12 @@ class Operator:
         """Return why this process should be started anew, or None: the answer to a liveness probe."""
         silent = [one.name for one in self._reflectors if one.synced.is_set() and one.lagging()]
         return f"no news of {', '.join(silent)} for minutes" if silent else None
+
+    def _resumed_at(self) -> float:
+        """Return since when pods and nodes have been watched without a gap, Unix seconds."""
+        return time.time() - (
+            time.monotonic() - max(one.resumed_at for one in self._reflectors if one.store is not self._stores.pools)
+        )
 
     def unready(self) -> str | None:
         """Return what is still missing, or None: the answer to a readiness probe."""
@@ -154,7 +165,7 @@ class Operator:
             witness=witness,
             metrics=self._metrics,
             make_jobs=lambda wake: Jobs(
-                read_secret=lambda namespace, name: self._cluster.get(SECRETS, name, namespace),
+                read_secret=Secrets(self._cluster).read,
                 wake=wake,
                 clock=time.time,
                 ambient=settings.ambient_storage,
@@ -162,13 +173,13 @@ class Operator:
             ),
             clock=time.time,
             collect_timeout=settings.collect_timeout,
+            currency=settings.currency,
+            resumed_at=self._resumed_at,
+            marks=Marks.with_more(settings.notice_taints, settings.notice_conditions),
         )
         await self._list_runs()
         self._loop = loop
-        for run in self._runs:
-            loop.wake(run["metadata"]["uid"])
-        for pod in self._stores.pods:
-            loop.wake(pod["metadata"]["labels"][seen.LABEL_RUN_UID])
+        loop.begin()
         judge = Judge(review=self._review, current=loop.current, deliver=loop.deliver, ready=lambda: self._receiving)
         receiver = Receiver(judge, count=self._metrics.webhook)
         host, port = settings.webhook_listen
@@ -176,7 +187,8 @@ class Operator:
         self._receiving = True
         try:
             async with asyncio.TaskGroup() as tasks:
-                work = (recorder.run(), loop.run(), self._renew(receiver), self._list_again())
+                board = PoolBoard(self._cluster, self._stores.pools, known=loop.pools_known, clock=time.time)
+                work = (recorder.run(), loop.run(), board.run(), self._renew(receiver), self._list_again())
                 helpers = [tasks.create_task(one) for one in work]
                 # kopf ends when the process is told to; it is the last to begin, for it cancels what began after it.
                 await self._front_door()
@@ -248,14 +260,13 @@ class Operator:
         return Identity(review.namespace, review.service_account, review.pod_name, review.pod_uid)
 
 
-def _run_uid(pod: dict[str, Any]) -> list[str]:
-    return [pod["metadata"]["labels"][seen.LABEL_RUN_UID]]
-
-
 def _trim_node(node: dict[str, Any]) -> dict[str, Any]:
     """Keep what is read of a node: images and addresses of thousands of nodes would be most of our memory."""
     status = node.get("status", {})
-    node["status"] = {"conditions": status.get("conditions", [])}
+    node["status"] = {
+        "conditions": status.get("conditions", []),
+        "nodeInfo": {"bootID": status.get("nodeInfo", {}).get("bootID", "")},
+    }
     return trim(node)
 
 

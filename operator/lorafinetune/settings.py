@@ -32,6 +32,12 @@ class Settings:
     metrics_listen: Listen
     ambient_storage: tuple[str, ...]
     collect_timeout: float
+    currency: str
+    """What stands before the sums in a run's status: the currency of the pools' prices."""
+    notice_taints: tuple[str, ...]
+    """Keys of more taints that announce the end of a node."""
+    notice_conditions: tuple[str, ...]
+    """Types of more node conditions that do."""
     log_level: str
     own_namespace: str
     own_name: str
@@ -40,7 +46,9 @@ class Settings:
 def parse(arguments: Sequence[str]) -> Settings:
     """Read the command line; a wrong one ends the process with a sentence that says what is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m lorafinetune", description="Fine-tune SDXL LoRAs on interruptible GPUs and never lose work."
+        prog="lorafinetune",
+        description="The operator: fine-tune SDXL LoRAs on interruptible GPUs and never lose work.",
+        epilog="lorafinetune simulate --help: what runs would cost, by its decisions, without a cluster.",
     )
     add = parser.add_argument
     add("--namespace", action="append", default=[], help="look after runs in this namespace only (repeatable)")
@@ -63,6 +71,9 @@ def parse(arguments: Sequence[str]) -> Settings:
         default=900.0,
         help="seconds until an unreachable bucket is given up on delete",
     )
+    add("--notice-taint", action="append", default=[], metavar="KEY", help="a taint that announces a node's end, too")
+    add("--notice-condition", action="append", default=[], metavar="TYPE", help="a node condition that does")
+    add("--currency", default="$", type=_currency, help="what stands before sums: the currency of the pools' prices")
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     given = parser.parse_args(arguments)
     return Settings(
@@ -75,6 +86,9 @@ def parse(arguments: Sequence[str]) -> Settings:
         metrics_listen=given.metrics_listen,
         ambient_storage=tuple(given.ambient_storage),
         collect_timeout=given.collect_timeout,
+        notice_taints=tuple(given.notice_taint),
+        notice_conditions=tuple(given.notice_condition),
+        currency=given.currency,
         log_level=given.log_level,
         own_namespace=os.environ.get("POD_NAMESPACE", "default"),
         own_name=os.environ.get("POD_NAME", socket.gethostname()),
@@ -97,6 +111,12 @@ def _https(text: str) -> str:
 def _s3(text: str) -> str:
     if not text.startswith("s3://"):
         raise argparse.ArgumentTypeError(f"{text!r} does not begin with s3://")
+    return text
+
+
+def _currency(text: str) -> str:
+    if len(text) > 4 or any(one.isdigit() for one in text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a currency's sign of at most four characters")
     return text
 
 

@@ -68,6 +68,9 @@ class Metrics:
         self._preemptions = counter(
             "lorafinetune_preemptions_total", "Attempts that the platform took away", "cause", "pool"
         )
+        self._corrected = counter(
+            "lorafinetune_attempts_corrected_total", "Attempts whose outcome late evidence corrected", "was", "outcome"
+        )
         self._replacement_seconds = histogram(
             "lorafinetune_replacement_duration_seconds", "Seconds from a preemption to the next pod's creation", _LONG
         )
@@ -124,6 +127,10 @@ class Metrics:
         """Count one attempt's end."""
         self._attempts.labels(outcome).inc()
 
+    def corrected(self, was: str, outcome: str) -> None:
+        """Count one attempt that was counted under *was*, and belongs under *outcome*."""
+        self._corrected.labels(was, outcome).inc()
+
     def preempted(self, cause: str, pool: str) -> None:
         """Count one attempt taken away by the platform."""
         self._preemptions.labels(cause, pool).inc()
@@ -154,7 +161,7 @@ class Metrics:
 
 
 LOG_FIELDS: Final = (
-    "run", "namespace", "uid", "attempt", "generation", "reason", "pool", "node", "pod", "step", "phase", "seconds",
+    "run", "uid", "generation", "attempt", "reason", "phase", "did", "pool", "step",
 )  # fmt: skip
 """What a record may carry beyond its message, by ``extra={...}``; anything else is left out."""
 MAX_LOG_TEXT: Final = 8 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ Object = dict[str, Any]
 ABANDONED: Final = "lorafinetune-abandoned"
 """ConfigMap of the operator's namespace: one entry per prefix that was left behind."""
 MAX_ABANDONED: Final = 1000
+
+_NUMBER: Final = re.compile(r"[0-9]+")
 
 _log = logging.getLogger("lorafinetune.decisions")
 
@@ -43,7 +46,8 @@ class Witness:
         self._recorder = recorder
         self._metrics = metrics
         self._namespace = namespace
-        self._last: dict[str, tuple[str, str]] = {}
+        self._last: dict[str, tuple[int, str, str]] = {}
+        """Of each run what was last said, without its numbers: a step, a speed or a time that moves on is no news."""
 
     def decided(self, run: RunSeen, decision: Decision) -> None:
         """Count what ended; log the decision if it says something new."""
@@ -51,18 +55,28 @@ class Witness:
             self._metrics.attempt_ended(cause)
             if cause in PREEMPTIONS:
                 self._metrics.preempted(cause, pool)
-        if any(isinstance(action, CreatePod) for action in decision.actions) and decision.status.attempts:
+        for one in decision.corrected:
+            self._metrics.corrected(one.was, one.now)
+        if decision.makes_attempt and decision.status.attempts:
             last = decision.status.attempts[-1]
             if last.cause in PREEMPTIONS and last.ended is not None:
                 self._metrics.replaced(max(0.0, self._clock() - instant(last.ended)))
-        said = (decision.reason, decision.message)
+        said = (decision.status.attempt or 0, decision.reason, _NUMBER.sub("#", decision.message))
         level = logging.DEBUG if self._last.get(run.uid) == said else logging.INFO
         self._last[run.uid] = said
-        made = [type(action).__name__ for action in decision.actions]
-        attempt = next((action.attempt for action in decision.actions if isinstance(action, CreatePod)), None)
-        _log.log(
-            level, decision.message, extra=_about(run) | {"reason": decision.reason, "did": made, "attempt": attempt}
-        )
+        if not _log.isEnabledFor(level):
+            return
+        made = next((action.attempt for action in decision.actions if isinstance(action, CreatePod)), None)
+        about = _about(run) | {
+            "generation": run.generation,
+            "attempt": made or decision.status.attempt,
+            "reason": decision.reason,
+            "phase": decision.status.phase,
+            "did": ", ".join(type(action).__name__ for action in decision.actions) or None,
+            "pool": decision.status.pool,
+            "step": decision.status.step,
+        }
+        _log.log(level, decision.message, extra=about)
 
     def forgotten(self, uid: str) -> None:
         """Drop what is remembered of a run that is gone."""

@@ -39,7 +39,7 @@ class Samples:
         return sorted(self.values)[rank - 1]
 
 
-def ratio(theirs: Samples | None, ours: Samples) -> float | None:
-    """Their median over ours: how many times less ours is. None where either is missing or ours is nothing."""
-    above, below = theirs.median if theirs is not None else None, ours.median
+def ratio(ours: Samples, theirs: Samples | None) -> float | None:
+    """Our median over theirs: below 1 ours is the smaller. None where either is missing or theirs is nothing."""
+    above, below = ours.median, theirs.median if theirs is not None else None
     return above / below if above is not None and below else None

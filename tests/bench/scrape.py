@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-REQUESTS, EVENTS, SERVED = (
+REQUESTS, EVENTS, SERVED, PASSES = (
     "rest_client_requests_total", "lorafinetune_kubernetes_events_total", "apiserver_request_total",
+    "controller_runtime_reconcile_total",
 )  # fmt: skip
 
 
@@ -54,6 +55,11 @@ class Writes:
         """Return the parts, for people."""
         parts = ", ".join(f"{count} {name}" for name, count in sorted(self.methods.items()))
         return f"{parts}; {self.events} of them Kubernetes events"
+
+
+def looked_at(operator: str) -> int:
+    """Return how many passes the operator's loop has finished since it began."""
+    return round(sum(value for _, value in _samples(operator, PASSES)))
 
 
 def _samples(text: str, name: str) -> list[tuple[dict[str, str], float]]:

@@ -29,17 +29,18 @@ LEASES, CONFIGMAPS = "coordination.k8s.io/leases", "/configmaps"
 CERTIFICATE, ABANDONED, LEASE = "tuner-webhook-tls", "lorafinetune-abandoned", "lorafinetune"
 
 IN_RUNS = (
-    ("get list watch patch", RUNS),
+    ("get list watch patch delete", RUNS),
     ("patch", f"{RUNS}/status"),
     ("update", f"{RUNS}/finalizers"),
     ("get list watch create patch delete", PODS),
-    ("get create patch", EVENTS),
+    ("get list create patch", EVENTS),
     ("get", SECRETS),
 )
 MUST = (
     *(Right(verbs, resource, "watched") for verbs, resource in IN_RUNS),
     Right("get list watch", "/nodes", "cluster"),
     Right("get list watch", "lorafinetune.io/gpupools", "cluster"),
+    Right("patch", "lorafinetune.io/gpupools/status", "cluster"),
     Right("create", "authentication.k8s.io/tokenreviews", "cluster"),
     Right("create", SECRETS, "own"),
     Right("get patch", SECRETS, "own", CERTIFICATE),
@@ -49,7 +50,7 @@ MUST = (
     Right("get patch", LEASES, "own", LEASE),
 )
 NEVER = (
-    Right("create update delete deletecollection", RUNS, "watched"),
+    Right("create update deletecollection", RUNS, "watched"),
     Right("create update patch delete", "lorafinetune.io/gpupools", "cluster"),
     Right("list watch update patch delete", SECRETS, "watched"),
     Right("create", SECRETS, "watched"),

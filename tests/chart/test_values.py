@@ -81,6 +81,7 @@ def test_the_operator_is_told_what_the_values_say() -> None:
         "--webhook-tls-secret=test-lorafinetune-webhook-tls",
         "--metrics-listen=0.0.0.0:8080",
         "--collect-timeout=900",
+        "--currency=$",
         "--log-level=info",
     ]
     given = arguments(
@@ -89,6 +90,8 @@ def test_the_operator_is_told_what_the_values_say() -> None:
             "ambientStorage": ["s3://loras/", "s3://more/x/"],
             "trainerImage": {"repository": "example.com/trainer", "digest": "sha256:" + "0" * 64},
             "collectTimeoutSeconds": 60,
+            "currency": "€",
+            "notices": {"taints": ["example.com/reclaim"], "conditions": ["Reclaim"]},
             "logLevel": "debug",
         }
     )
@@ -98,18 +101,36 @@ def test_the_operator_is_told_what_the_values_say() -> None:
         "--ambient-storage=s3://loras/",
         "--ambient-storage=s3://more/x/",
     ]
-    assert given[-2:] == ["--collect-timeout=60", "--log-level=debug"]
+    assert given[-5:] == [
+        "--collect-timeout=60",
+        "--currency=€",
+        "--notice-taint=example.com/reclaim",
+        "--notice-condition=Reclaim",
+        "--log-level=debug",
+    ]
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"watchNamespaces": ["a"], "ambientStorage": ["s3://loras/"]}], ids=["few", "many"]
+    "values",
+    [
+        {},
+        {
+            "watchNamespaces": ["a"],
+            "ambientStorage": ["s3://loras/"],
+            "currency": "EUR ",
+            "notices": {"taints": ["x/y"]},
+        },
+    ],
+    ids=["few", "many"],
 )
 def test_the_operator_understands_what_the_chart_tells_it(values: dict[str, Any]) -> None:
     settings = parse(arguments(values))
     assert settings.namespaces == tuple(values.get("watchNamespaces", ()))
     assert settings.ambient_storage == tuple(values.get("ambientStorage", ()))
+    assert settings.notice_taints == tuple(values.get("notices", {}).get("taints", ()))
     assert (settings.webhook_listen.port, settings.metrics_listen.port) == (8443, 8080)
     assert settings.collect_timeout == 900
+    assert settings.currency == values.get("currency", "$")
 
 
 def test_webhook_url_is_that_of_the_service() -> None:
@@ -159,7 +180,7 @@ def test_a_list_of_namespaces_leaves_no_right_over_secrets_or_pods_elsewhere() -
         for resource in rule["resources"]
     ]
     assert everywhere
-    assert sorted(operator) == ["gpupools", "nodes", "tokenreviews"]
+    assert sorted(operator) == ["gpupools", "gpupools/status", "nodes", "tokenreviews"]
     assert {one["metadata"]["namespace"] for one in objects if one["kind"] == "RoleBinding"} == {"a", "b", "ml"}
 
 
@@ -183,6 +204,8 @@ BAD = [
     ("namespace in capitals", {"watchNamespaces": ["ML"]}, "/watchNamespaces/0"),
     ("namespace twice", {"watchNamespaces": ["a", "a"]}, "/watchNamespaces"),
     ("ambient storage without scheme", {"ambientStorage": ["loras/"]}, "/ambientStorage/0"),
+    ("notice taint with a value", {"notices": {"taints": ["a/b=c:NoSchedule"]}}, "/notices/taints/0"),
+    ("unknown kind of notice", {"notices": {"labels": ["a"]}}, "/notices"),
     ("timeout as text", {"collectTimeoutSeconds": "15m"}, "/collectTimeoutSeconds"),
     ("timeout of none", {"collectTimeoutSeconds": 0}, "/collectTimeoutSeconds"),
     ("unknown log level", {"logLevel": "verbose"}, "/logLevel"),

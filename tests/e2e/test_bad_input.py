@@ -53,7 +53,7 @@ MISTAKES = {
         {"dataset": {"source": f"s3://{DATA}/nothing/"}}, "StorageReady", "EmptyDataset", ("dataset.source", "nothing")
     ),
     "no-image-dataset": Bad(
-        {"dataset": {"source": f"s3://{DATA}/texts/"}}, "StorageReady", "EmptyDataset", ("1 objects, but no image",)
+        {"dataset": {"source": f"s3://{DATA}/texts/"}}, "StorageReady", "EmptyDataset", ("1 object, but no image",)
     ),
     "unknown-pool": Bad({"placement": {"pools": ["nope"]}}, "Accepted", "UnknownPool", ("'nope'", "spot")),
     "no-node": Bad(

@@ -8,12 +8,12 @@ from examples.stage import Stage
 from tests.e2e.test_run import LONG, pods, step_of, training, wait_for_step
 
 Object = dict[str, Any]
-UID, ATTEMPT = "lorafinetune.io/run-uid", "lorafinetune.io/attempt"
+UID, ATTEMPT, POOL = "lorafinetune.io/run-uid", "lorafinetune.io/attempt", "lorafinetune.io/pool"
 
 
 def stranger(name: str, namespace: str, **labels: str) -> Object:
     """A pod that no node takes, with labels of ours."""
-    known = {"uid": UID, "attempt": ATTEMPT}
+    known = {"uid": UID, "attempt": ATTEMPT, "pool": POOL}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -35,6 +35,7 @@ def test_pods_that_carry_our_labels(stage: Stage, home: str) -> None:
         stranger("odd-attempt", home, uid=uid, attempt="x"),
         stranger("copied", home, uid=uid, attempt="1"),
         stranger("usurper", "default", uid=uid, attempt="999"),
+        stranger(f"known-{uid[:5]}-7", home, uid=uid, attempt="7", pool="spot"),
     ]
     try:
         stage.cluster.apply(*strangers)
@@ -46,6 +47,6 @@ def test_pods_that_carry_our_labels(stage: Stage, home: str) -> None:
         assert {one["metadata"]["name"] for one in strangers} <= names
         stage.cluster.kubectl("delete", "lft", "known", "-n", home, "--timeout=60s")
         left = {one["metadata"]["name"] for one in pods(stage, home)}
-        assert {"no-attempt", "odd-attempt", "copied"} <= left
+        assert {"no-attempt", "odd-attempt", "copied", f"known-{uid[:5]}-7"} <= left
     finally:
         stage.cluster.kubectl("delete", "pod", "usurper", "-n", "default", "--now", "--ignore-not-found")

@@ -27,6 +27,10 @@ FOLDER: Final = "must be s3://bucket/prefix/ (in the run's object store) or an a
 URI: Final = "must be s3://bucket/prefix/: a bucket name of 3 to 63 lower-case letters, digits, - and ."
 ENDPOINT: Final = "must be the URL of the S3 service, https://host or https://host:port, without user, path or query"
 NAME: Final = "must be the name of a Kubernetes object: lower-case letters, digits, - and ."
+DURATION: Final = "must be a duration in hours, minutes and seconds, such as 90s, 20m or 1h30m"
+INSTANT: Final = "must be a time of this century with its zone, such as 2026-12-24T18:00:00Z"
+DEADLINE: Final = "spec.limits.deadline"
+PENDING: Final = "spec.placement.onDemand.afterPending"
 CLASSES: Final = "spec.dataset.classSource"
 SIDE: Final = "or one lies inside the other, so images would count as both: let them lie side by side"
 SOURCE, REVISION, VAE = "spec.baseModel.source", "spec.baseModel.revision", "spec.baseModel.vae"
@@ -237,10 +241,45 @@ BAD_PLACES: Final = (
         "a pool is either tried first or fallen back to, remove it from one of them",
     ),
     Bad("suspend as text", {"spec.suspend": "yes"}, "spec.suspend", "must be of type boolean"),
+    Bad("unknown order", {"spec.placement.order": "Cheapest"}, "spec.placement.order", '"CheapestFirst"'),
+    Bad("pending in minutes", {PENDING: 20}, PENDING, "must be of type string"),
+    Bad("pending without unit", {PENDING: "20"}, PENDING, DURATION),
+    Bad("pending for no time", {PENDING: "0m"}, PENDING, "must be longer than nothing"),
+    Bad("duration in days", {"spec.limits.maxDuration": "2d"}, "spec.limits.maxDuration", DURATION),
+    Bad("deadline in words", {DEADLINE: "tomorrow"}, DEADLINE, INSTANT),
+    Bad("deadline without a zone", {DEADLINE: "2026-12-24T18:00:00"}, DEADLINE, INSTANT),
+    Bad("deadline in a zone that is none", {DEADLINE: "2036-12-24T18:00:00+99:99"}, DEADLINE, INSTANT),
+    Bad("deadline in year 0", {DEADLINE: "0000-01-01T00:00:00Z"}, DEADLINE, INSTANT),
+    Bad("deadline with a letter for a point", {DEADLINE: "2036-12-24T18:00:00x5Z"}, DEADLINE, INSTANT),
+    Bad("deadline on a day that is none", {DEADLINE: "2027-02-29T00:00:00Z"}, DEADLINE, INSTANT),
+    Bad("deadline of another century", {DEADLINE: "2126-12-24T18:00:00Z"}, DEADLINE, INSTANT),
+    Bad("cost with currency", {"spec.limits.maxCost": "$5"}, "spec.limits.maxCost", 'such as "2.50"'),
+    Bad("cost too fine", {"spec.limits.maxCost": "0.0000001"}, "spec.limits.maxCost", "6 after the point"),
+    Bad("no cost at all", {"spec.limits.maxCost": "0.00"}, "spec.limits.maxCost", "must be more than nothing"),
+    Bad(
+        "on demand for a deadline that is not there",
+        {"spec.placement.onDemand": {"pools": ["sure"], "whenDeadlineNeedsIt": True}},
+        "spec.placement.onDemand.whenDeadlineNeedsIt",
+        "needs a deadline: set spec.limits.deadline",
+    ),
+    Bad(
+        "negative attempts",
+        {"spec.limits.attempts": {"trainingErrors": -1}},
+        "spec.limits.attempts.trainingErrors",
+        "should be greater than or equal to 0",
+    ),
+    Bad("unknown at limit", {"spec.limits.atLimit": "Stop"}, "spec.limits.atLimit", '"Fail", "Publish"'),
+    Bad("queue misnamed", {"spec.queueName": "Team A"}, "spec.queueName", NAME),
+    Bad(
+        "end that deletes the artifact",
+        {"spec.ttlSecondsAfterFinished": 60, "spec.storage.onDelete": "DeleteAll"},
+        "spec.ttlSecondsAfterFinished",
+        "would delete the artifact",
+    ),
 )
 
 SELECTOR, TOLERATIONS = "spec.nodeSelector", "spec.tolerations"
-PRICE: Final = 'must be a decimal number in quotes, without currency, such as "0.348"'
+PRICE: Final = '6 after the point, without currency, such as "0.348"'
 LABEL: Final = "must be a label's value: at most 63 letters, digits, -, _ and ."
 
 BAD_POOLS: Final = (
@@ -302,4 +341,13 @@ BAD_POOLS: Final = (
     Bad("price with comma", {"spec.pricePerHour": "0,348"}, "spec.pricePerHour", PRICE),
     Bad("price below zero", {"spec.pricePerHour": "-1"}, "spec.pricePerHour", PRICE),
     Bad("default as text", {"spec.default": "true"}, "spec.default", "must be of type boolean"),
+    Bad("namespace misnamed", {"spec.allowedNamespaces": ["Team A"]}, "spec.allowedNamespaces[0]", NAME),
+    Bad("no namespace", {"spec.allowedNamespaces": []}, "spec.allowedNamespaces", "lists nobody: name the namespaces"),
+    Bad(
+        "no attempts at once",
+        {"spec.maxConcurrentAttempts": 0},
+        "spec.maxConcurrentAttempts",
+        "should be greater than or equal to 1",
+    ),
+    Bad("timeout in minutes", {"spec.provisioningTimeout": "10"}, "spec.provisioningTimeout", DURATION),
 )

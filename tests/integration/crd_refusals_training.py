@@ -231,6 +231,7 @@ BAD_TRAINING: Final = (
     training("another adapter", "unknown field", "lora.algorithm", lora={"algorithm": "LoKr"}),
     training("no micro-batch", "should be greater than or equal to 1", "microBatch", microBatch=0),
     training("average that forgets at once", "should be greater than or equal to 0.5", "emaDecay", emaDecay=0.1),
+    training("average of nothing", "should be greater than or equal to 0.5", "emaDecay", emaDecay=0),
     training("average that never learns", "should be less than 1", "emaDecay", emaDecay=1),
     training("gamma 0", "should be greater than 0", "minSnrGamma", minSnrGamma=0),
     training("noise below zero", "should be greater than or equal to 0", "noiseOffset", noiseOffset=-0.1),

@@ -74,8 +74,13 @@ def test_three_fields_are_enough_and_all_else_is_filled_in(runs: Runs) -> None:
             "lora": LORA,
         },
         "metrics": {"tensorBoard": False},
-        "checkpoint": {"everySteps": 50, "keep": 2},
+        "checkpoint": {"keep": 2},
         "storage": {"uri": "s3://loras/", "onDelete": "KeepArtifact", "unsafeNoFencing": False},
+        "placement": {"order": "AsListed", "returnToSpot": True},
+        "limits": {
+            "attempts": {"infrastructure": 6, "trainingErrors": 1, "outOfMemory": 1, "withoutProgress": 12},
+            "atLimit": "Fail",
+        },
         "suspend": False,
     }
 
@@ -97,8 +102,8 @@ def test_half_filled_objects_get_the_rest_of_their_defaults(runs: Runs) -> None:
     }
     spec = runs.create(changed(MINIMAL, changes))["spec"]
     assert (spec["training"]["resolution"], spec["training"]["lora"]) == (1024, LORA | {"alpha": 8})
-    assert spec["checkpoint"] == {"everySteps": 50, "keep": 2}
-    assert spec["placement"]["onDemand"] == {"pools": ["od"], "afterPreemptions": 5}
+    assert spec["checkpoint"] == {"keep": 2}
+    assert spec["placement"]["onDemand"] == {"pools": ["od"]}
 
 
 def test_an_empty_section_of_yaml_is_an_absent_one(runs: Runs) -> None:

@@ -31,6 +31,15 @@ addresses = st.builds(
     "{}{}".format, st.sampled_from(["s3://", "s3://bkt", "s3://bkt/", "hf://a/", "/", "http://"]), words
 )
 strings = st.one_of(words, addresses)
+durations = st.one_of(words, st.sampled_from(["20m", "1h30m", "0s", "", "h", "90", "1.5h", "1m1h", "99999h59m59s"]))
+instants = st.one_of(
+    words,
+    st.from_regex(
+        r"(20|19)[0-9]{2}-[01][0-9]-[0-3][0-9][Tt ][0-2][0-9]:[0-6][0-9]:[0-6][0-9]([.x][0-9]{1,3})?[Zz]",
+        fullmatch=True,
+    ),
+    st.sampled_from(["2028-02-29T00:00:00Z", "2036-12-24t18:00:00.5+01:00", "2036-12-24T18:00:00+99:99", "2036-12-24"]),
+)
 numbers = st.one_of(st.integers(-2, 2**60), st.floats(allow_nan=False, allow_infinity=False, width=32), st.booleans())
 
 RUN_FIELDS = {
@@ -94,7 +103,20 @@ RUN_FIELDS = {
     "spec.storage.endpoint": strings,
     "spec.storage.region": strings,
     "spec.placement.pools": st.lists(strings, max_size=3),
-    "spec.placement.onDemand": st.fixed_dictionaries({"pools": st.lists(strings, max_size=2)}),
+    "spec.placement.onDemand": st.fixed_dictionaries(
+        {"pools": st.lists(strings, max_size=2)}, optional={"afterPending": durations, "afterPreemptions": numbers}
+    ),
+    "spec.limits": st.fixed_dictionaries(
+        {},
+        optional={
+            "deadline": instants,
+            "maxCost": strings,
+            "maxDuration": durations,
+            "atLimit": st.sampled_from(["Fail", "fail"]),
+        },
+    ),
+    "spec.queueName": strings,
+    "spec.ttlSecondsAfterFinished": numbers,
     "spec.suspend": numbers,
 }
 POOL_FIELDS = {
@@ -107,6 +129,9 @@ POOL_FIELDS = {
         max_size=2,
     ),
     "spec.gpu": st.fixed_dictionaries({}, optional={"resource": strings, "product": strings, "memoryGiB": numbers}),
+    "spec.provisioningTimeout": durations,
+    "spec.allowedNamespaces": st.lists(strings, max_size=2),
+    "spec.maxConcurrentAttempts": numbers,
     "spec.pricePerHour": st.one_of(words, st.from_regex(r"[0-9]{1,8}[.,]?[0-9]{0,8}", fullmatch=True)),
 }
 

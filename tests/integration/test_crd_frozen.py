@@ -110,9 +110,14 @@ def test_the_mathematics_may_change_until_the_start_and_not_after(
     with pytest.raises(client.ApiException) as refused:
         runs.set("timber", {path: value})
     [cause] = json.loads(refused.value.body)["details"]["causes"]
-    assert cause["field"] == path
-    assert path in cause["message"]
-    assert "once the run has started: set it back" in cause["message"]
+    assert cause["field"] == (path if path == "spec.training.steps" else path.rpartition(".")[0])
+    assert cause["message"].endswith(_sentence(path))
+
+
+def _sentence(path: str) -> str:
+    if path == "spec.training.steps":
+        return f": {path} can only be raised once the run has started: set it back or higher"
+    return f": {path} cannot change once the run has started: set it back, or start a new run under another name"
 
 
 @pytest.mark.parametrize(("path", "value"), ALWAYS, ids=[f"{path} {number}" for number, (path, _) in enumerate(ALWAYS)])
@@ -167,8 +172,9 @@ def test_pictures_of_one_run_stay_comparable(
     with pytest.raises(client.ApiException) as refused:
         runs.set("timber", {path: value})
     [cause] = json.loads(refused.value.body)["details"]["causes"]
-    assert cause["field"] == path
-    assert "pictures of different steps are to be compared: set it back" in cause["message"]
+    assert cause["field"] == "spec.validation"
+    assert f": {path} cannot change once the run has started, for pictures of different steps" in cause["message"]
+    assert cause["message"].endswith("are to be compared: set it back, or remove spec.validation")
     runs.set("timber", {"spec.validation.everySteps": 100})
     runs.set("timber", {"spec.validation": REMOVED})
 

@@ -32,7 +32,7 @@ def test_columns_are_those_of_the_design(cluster: Any, runs: Runs, pool: dict[st
     assert header.split()[-4:] == ["AGE", "ATTEMPT", "CHECKPOINT", "MESSAGE"]
     assert row.split("   ")[-1].strip() == STATUS["message"]
     header, row = cluster.kubectl("get", "gpool", "test-crd-pool").splitlines()
-    assert header.split() == ["NAME", "CAPACITY", "PRICE", "GPU", "DEFAULT", "AGE"]
+    assert header.split() == ["NAME", "CAPACITY", "PRICE", "GPU", "DEFAULT", "STATE", "LIVE", "AGE"]
     assert row.split()[:-1] == ["test-crd-pool", "Spot", "0.348", "false"]
 
 

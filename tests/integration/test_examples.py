@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from localcluster.clouds import CLOUDS, GPU_TAINT
 from localcluster.cluster import Cluster
 from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.contract import runconfig
@@ -60,3 +61,36 @@ def test_secrets_carry_the_label_and_no_true_key() -> None:
         assert one["metadata"]["labels"]["lorafinetune.io/storage"] == "true"
         assert {runconfig.KEY_ID, runconfig.SECRET_KEY} <= set(one["stringData"])
         assert all(value.startswith("put-your-") for value in one["stringData"].values())
+
+
+PRESETS = {"eks-managed": "eks-managed", "karpenter": "eks-karpenter", "gke": "gke", "aks": "aks", "salad": None}
+"""Files in examples/pools, and which cloud of localcluster has the same labels and taints."""
+
+
+def test_there_are_pools_for_these_clouds() -> None:
+    assert {path.stem for path in (EXAMPLES / "pools").iterdir()} == set(PRESETS)
+
+
+@pytest.mark.parametrize(("file", "cloud"), [(file, cloud) for file, cloud in PRESETS.items() if cloud is not None])
+@pytest.mark.parametrize("capacity", ["Spot", "OnDemand"])
+def test_pools_select_and_tolerate_the_nodes_of_their_cloud(file: str, cloud: str, capacity: str) -> None:
+    """Labels that tell spot from on-demand, and every taint; which GPU, and AKS's node pool, are the user's to say."""
+    own = CLOUDS[cloud]
+    pools = [one["spec"] for one in objects("GPUPool", EXAMPLES / "pools" / f"{file}.yaml")]
+    chosen = [one for one in pools if one["capacityType"] == capacity]
+    assert chosen
+    labels, others = own.spot_labels, own.on_demand_labels
+    if capacity == "OnDemand":
+        labels, others = others, labels
+    taints = [GPU_TAINT, *(own.spot_taints if capacity == "Spot" else ())]
+    for spec in chosen:
+        selector = spec["nodeSelector"]
+        assert not labels or selector.items() & labels.items(), "it selects this capacity"
+        assert not selector.items() & others.items(), "and not the other"
+        for taint in taints:
+            assert any(
+                one["key"] == taint.key
+                and one.get("value", taint.value) == taint.value
+                and one.get("effect", taint.effect) == taint.effect
+                for one in spec["tolerations"]
+            ), taint

@@ -81,7 +81,10 @@ def first_words(text: str) -> list[str]:
 WORD = re.compile(r"^(?:[A-Z][a-z]+|NaN)[A-Za-z]*$")
 SPEAKING = [
     *(ROOT / "operator/lorafinetune/engine").glob("*.py"),
-    *(ROOT / "operator/lorafinetune" / name for name in ("act.py", "jobs.py", "witness.py", "loop.py", "serve.py")),
+    *(
+        ROOT / "operator/lorafinetune" / name
+        for name in ("act.py", "jobs.py", "witness.py", "loop.py", "complaints.py", "serve.py")
+    ),
     *(
         path
         for path in (ROOT / "operator/lorafinetune/storage").glob("*.py")
@@ -91,9 +94,13 @@ SPEAKING = [
 ]
 """Modules whose CamelCase strings are words for people."""
 NO_REASONS = {
-    "Attempt", "Authorization", "AutoencoderKL", "BasicTransformerBlock", "ConfigMap", "ContainerCreating",
-    "DefaultCPUAllocator", "Evicted", "GenuineIntel", "Loading", "LoRAFineTune",
-    "OutOf", "OutOfMemoryError", "PodInitializing", "Reconcile", "True",
+    "Attempt", "Authorization", "AutoencoderKL", "BasicTransformerBlock", "Cause", "ConfigMap",
+    "ContainerCannotRun",
+    "ContainerCreating", "ContainerStatusUnknown", "DefaultCPUAllocator", "Ending", "Evicted", "FailedAttachVolume",
+    "FailedCreatePodSandBox", "FailedMount", "FailedScaleUp", "FailedScheduling", "GenuineIntel", "Hold",
+    "InsufficientCapacityError", "Karpenter", "Loading", "LoRAFineTune", "Nominated", "NotTriggerScaleUp",
+    "OutOf", "OutOfMemoryError", "PodInitializing", "Reconcile", "SpotInterrupted",
+    "SpotRebalanceRecommendation", "TaintManagerEviction", "TerminationTarget", "TriggeredScaleUp", "True", "Unknown",
 }  # fmt: skip
 """CamelCase strings of those modules that are no reasons: a new one is either documented or named here."""
 

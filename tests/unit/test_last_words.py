@@ -9,6 +9,7 @@ import pytest
 
 from lorafinetune.contract.event import MAX_MESSAGE
 from lorafinetune.engine.classify import Cause, Ending, classify
+from lorafinetune.engine.evidence import Evidence
 from lorafinetune.engine.observation import NodeSeen, PodSeen
 from lorafinetune.kube.seen import pod_seen
 from lorafinetune_trainer.ending import MAX_TERMINATION_BYTES, fitted
@@ -34,7 +35,7 @@ def seen(message: str, code: int = 72) -> PodSeen:
 
 
 def verdict(message: str, code: int = 72) -> Ending:
-    found = classify(seen(message, code), NodeSeen("node-a", ready=True), progress=None, suspended=False, now=2e9)
+    found = classify(Evidence(pod=seen(message, code), node=NodeSeen("node-a", ready=True), now=2e9))
     assert isinstance(found, Ending)
     return found
 

@@ -83,6 +83,17 @@ def test_every_field_reaches_the_attempt() -> None:
     assert told["baseModel"]["hubCredentials"] == runconfig.HUB_CREDENTIALS
 
 
+def test_what_the_operator_adds_reaches_the_attempt() -> None:
+    spec = LoRAFineTuneSpec.model_validate(FULL)
+    create = CreatePod(1, "spot", pool(), None, None, lifetime_seconds=1800.0, publish=True)
+    container = pods.build(RUN, spec, create, TRAINER)["spec"]["containers"][0]
+    value = next(one["value"] for one in container["env"] if one["name"] == runconfig.ENV_RUN_CONFIG)
+    told = runconfig.RunConfig.model_validate_json(value)
+    assert (told.checkpoint.lifetime_seconds, told.publish) == (1800.0, True)
+    plain = pods.run_config(RUN, spec, TRAINER)
+    assert (plain.checkpoint.lifetime_seconds, plain.publish) == (None, False)
+
+
 def test_what_is_absent_stays_so() -> None:
     small = {name: FULL[name] for name in ("dataset", "storage")} | {"baseModel": {"source": "/models/sdxl"}}
     told = pods.run_config(RUN, LoRAFineTuneSpec.model_validate(small), TRAINER)

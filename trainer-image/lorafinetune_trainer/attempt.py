@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lorafinetune.contract.event import EventType, Phase
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.contract.head import MAX_DEVIATION, CheckpointEntry
+from lorafinetune.contract.head import MAX_DEVIATION, ArtifactEntry, CheckpointEntry
 from lorafinetune.contract.manifest import SaveReason
 from lorafinetune.contract.runconfig import RunConfig
 from lorafinetune_trainer import fitting, imports, inputs, instructions, places, planning
@@ -24,6 +24,7 @@ from lorafinetune_trainer.wires import Wires
 
 if TYPE_CHECKING:
     from lorafinetune_trainer.inputs import Inputs
+    from lorafinetune_trainer.product.intermediate import Intermediate
     from lorafinetune_trainer.product.product import Product
     from lorafinetune_trainer.saving.saver import Saver
     from lorafinetune_trainer.training.loop import Loop, Progress
@@ -57,7 +58,7 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
     )
     level = instructions.hold(head.plan.instructions if head.plan is not None else None)
     tensorboard.require(config.metrics.tensor_board)
-    importing = imports.begin(config.training)
+    importing = imports.begin(config.training, imports.PUBLISHING if config.publish else imports.HEAVY)
     found = checkpoints.newest_verified()
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
     reporter.total_steps = config.training.steps or (head.plan.steps if head.plan is not None else None)
@@ -68,22 +69,36 @@ def run(config: RunConfig, told: Told, ending: Ending) -> ExitCode:
         message=_story(checkpoints, found.entry if found is not None else None, []),
     )
     made = head.artifact
-    if made is not None and made.step >= (config.training.steps or made.step) and checkpoints.is_whole(made):
-        if head.plan is not None:
+    if made is not None and made.step >= _wanted(config, made, found) and checkpoints.is_whole(made):
+        if head.plan is not None and not config.publish:
             planning.check_config(head.plan, config)
         where = f"the run has finished: its LoRA is at {bucket.uri(made.folder)}"
         reporter.tell(EventType.FINISHED, made.step, phase=Phase.EXPORTING, artifact=made, message=where)
         return ExitCode.FINISHED
     ending.scratch = scratch = Path(tempfile.mkdtemp(prefix="lorafinetune-", dir=config.scratch))
     wires = Wires(config, ending, bucket, urgent, checkpoints, reporter, scratch)
+    if config.publish:
+        importing.join()
+        from lorafinetune_trainer import publishnewest
+
+        if found is None:
+            raise publishnewest.nothing_to_publish(len(checkpoints.rejected))
+        if publishnewest.is_enough(head):
+            return publishnewest.publish(wires, found)
     return _train(wires, inputs.gather(wires, importing, level), found)
+
+
+def _wanted(config: RunConfig, made: ArtifactEntry, found: Verified | None) -> int:
+    """Return of how many steps the artifact that is there must be, at least, to be what this attempt is for."""
+    if config.publish:
+        return found.entry.step if found is not None else 0
+    return config.training.steps or made.step
 
 
 def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     from lorafinetune_trainer import publishing
-    from lorafinetune_trainer.product import intermediate as intermediates
-    from lorafinetune_trainer.product.intermediate import Intermediate
     from lorafinetune_trainer.sampling import validation
+    from lorafinetune_trainer.saving.cadence import Cadence
     from lorafinetune_trainer.saving.saver import Saver
     from lorafinetune_trainer.telling import steps as telling
     from lorafinetune_trainer.training import model as models
@@ -108,25 +123,18 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     if entry is None:
         _begin(wires, given, model, loop)
     given = replace(given, initial=None)  # its bytes
-    product = _product(wires, given, model, total)
-    intermediate = Intermediate(
-        intermediates.chosen(config.checkpoint.keep_intermediate, total),
-        attempt=wires.checkpoints.attempt,
-        product=product,
-        weights=loop.published,
-        put=wires.checkpoints.put,
-    )
-    intermediate.take(loop.step)  # if the attempt before had no time to
+    product = _product(wires, given, model, steps=loop.total, planned=total)
+    total = loop.total
+    intermediate = _intermediate(wires, product, loop)
     del found  # its bytes
-    # What lives now lives on: the collector need not walk through it again, which would stall the saver's thread.
-    gc.collect()
-    gc.freeze()
-    steps = telling.begin(wires, model.unet.config, planning.device(), step=loop.step, total=total)
+    _keep_all()
+    steps = telling.begin(wires, model.unet.config, planning.device(), step=loop.step, total=product.planned or total)
 
     def beside(step: int, deadline: float | None) -> None:
         intermediate.beside(step, deadline, wires.bucket)
         steps.metrics.put(step, deadline)
 
+    cadence = Cadence(config.checkpoint, step=loop.step)
     saver = Saver(wires.checkpoints, take=loop.snapshot, ending=ending, reporter=reporter, beside=beside)
     ending.rescue = saver.rescue
     wires.enter(Phase.TRAINING, _story(wires.checkpoints, entry, given.remarks, lacking))
@@ -136,11 +144,12 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
 
     def on_step(progress: Progress) -> None:
         ending.hold()  # before the step is told: what is being saved is the one before it
-        steps.tell(progress)
+        due = cadence.due(progress.step, progress.seconds, busy=saver.busy)
+        steps.tell(progress, save_seconds=cadence.save_seconds, checkpoint_every_steps=cadence.every_steps)
         ending.standing.step = progress.step
         intermediate.take(progress.step)
-        if progress.step % config.checkpoint.every_steps == 0 and progress.step < total:
-            saver.offer(loop.snapshot(), SaveReason.PERIODIC)
+        if due and progress.step < total:
+            cadence.take(progress.step, lambda: saver.offer(loop.snapshot(), SaveReason.PERIODIC))
         if pictures is not None and progress.step < total:
             pictures.show(progress.step)
 
@@ -150,7 +159,15 @@ def _train(wires: Wires, given: Inputs, found: Verified | None) -> ExitCode:
     if pictures is not None:
         pictures.show(loop.step)  # the last weights are safe whatever becomes of them
     product = replace(product, updates=loop.updates)
-    return publishing.publish(wires, product, loop, intermediate=intermediate, metrics=steps.metrics, pictures=pictures)
+    return publishing.publish(
+        wires, product, loop.published, intermediate=intermediate, metrics=steps.metrics, pictures=pictures
+    )
+
+
+def _keep_all() -> None:
+    """What lives now lives on: the collector need not walk through it again, which would stall the saver's thread."""
+    gc.collect()
+    gc.freeze()
 
 
 def _save_last(wires: Wires, loop: Loop, saver: Saver) -> None:
@@ -171,6 +188,12 @@ def _resume(wires: Wires, loop: Loop, found: Verified | None) -> CheckpointEntry
             found = wires.checkpoints.newest_verified()
         else:
             break
+    if wires.config.publish:  # with all that a training needs, since the head does not tell enough
+        if found is None:
+            from lorafinetune_trainer import publishnewest
+
+            raise publishnewest.nothing_to_publish(len(wires.checkpoints.rejected))
+        loop.total = loop.step
     standing, steps = wires.ending.standing, loop.total
     standing.step = standing.durable_step = found.entry.step if found is not None else 0
     if loop.step != standing.step:
@@ -205,7 +228,7 @@ def _begin(wires: Wires, given: Inputs, model: Model, loop: Loop) -> None:
     )
 
 
-def _product(wires: Wires, given: Inputs, model: Model, total: int) -> Product:
+def _product(wires: Wires, given: Inputs, model: Model, *, steps: int, planned: int) -> Product:
     from lorafinetune_trainer.data import concepts
     from lorafinetune_trainer.product.product import Product, Shown
 
@@ -213,7 +236,8 @@ def _product(wires: Wires, given: Inputs, model: Model, total: int) -> Product:
         config=wires.config,
         plan=given.plan,
         images=len(given.samples.instances),
-        steps=total,
+        steps=steps,
+        planned=planned if planned > steps else None,
         updates=0,
         layers_per_block=int(model.unet.config.layers_per_block),
         captions=tuple(
@@ -223,6 +247,20 @@ def _product(wires: Wires, given: Inputs, model: Model, total: int) -> Product:
         prediction=model.prediction,
         base_zero_snr=bool(model.noise.config.rescale_betas_zero_snr),
     )
+
+
+def _intermediate(wires: Wires, product: Product, loop: Loop) -> Intermediate:
+    from lorafinetune_trainer.product import intermediate as intermediates
+
+    found = intermediates.Intermediate(
+        intermediates.chosen(wires.config.checkpoint.keep_intermediate, loop.total),
+        attempt=wires.checkpoints.attempt,
+        product=product,
+        weights=loop.published,
+        put=wires.checkpoints.put,
+    )
+    found.take(loop.step)  # if the attempt before had no time to
+    return found
 
 
 def _story(checkpoints: Checkpoints, entry: CheckpointEntry | None, remarks: list[str], lacking: str = "") -> str:

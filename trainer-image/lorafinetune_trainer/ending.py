@@ -105,6 +105,7 @@ class Ending:
                 phase=self.standing.phase,
                 reason=failure.reason,
                 message=failure.message,
+                exit_code=int(failure.code),
             )
         flush = 0.0 if failure.code is ExitCode.FENCED else FLUSH_SECONDS  # nobody listens to a fenced attempt
         self._exit(failure.code, reason=failure.reason, message=failure.message, flush=flush)

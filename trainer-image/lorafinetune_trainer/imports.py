@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,8 @@ HEAVY: Final = (
     "lorafinetune_trainer.telling.steps",
     "lorafinetune_trainer.publishing",
 )
+PUBLISHING: Final = ("lorafinetune_trainer.publishnewest",)
+"""What an attempt needs that only publishes."""
 UNUSED: Final = ("scipy", "sklearn", "pandas", "matplotlib", "peft", "torchvision")
 """Optional for the libraries, useless to us; absent in the image, but a developer's environment may have them."""
 EIGHT_BIT: Final = "bitsandbytes"
@@ -72,14 +75,14 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def begin(training: Training) -> threading.Thread:
-    """Start to import what *training* needs; join the thread before using any of it."""
+def begin(training: Training, names: Iterable[str] = HEAVY) -> threading.Thread:
+    """Start to import *names*, and what *training* needs for them; join the thread before using any of it."""
     for name in _useless(training):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     # What both threads would import at the same time comes first: half-imported modules are seen across threads.
     importlib.import_module("PIL.Image")
     importlib.import_module("huggingface_hub")
-    thread = threading.Thread(target=_import_all, args=(training,), name="imports", daemon=True)
+    thread = threading.Thread(target=_import_all, args=(training, names), name="imports", daemon=True)
     thread.start()
     return thread
 
@@ -94,13 +97,13 @@ def _useless(training: Training) -> list[str]:
     return found
 
 
-def _import_all(training: Training) -> None:
+def _import_all(training: Training, names: Iterable[str]) -> None:
     gc.disable()  # a million objects come, and none goes: each look through them holds up all threads
     try:
         _load_libraries()
         importlib.import_module("torch")
         defer(training)
-        for name in HEAVY:
+        for name in names:
             importlib.import_module(name)
     except Exception:  # the main thread meets the same error where it can be told
         return

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from lorafinetune.contract import canonical, coherence
 from lorafinetune.contract.event import MAX_MESSAGE, EventType, Phase
-from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.plan import Plan
-from lorafinetune.contract.training import Precision
+from lorafinetune.contract.training import Precision, Prediction, Training
 from lorafinetune.storage import errors
 from lorafinetune_trainer import fitting, memory, planning
 from lorafinetune_trainer.base import fetching, parts, supply
@@ -28,7 +27,6 @@ from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.data import buckets, preflight
 from lorafinetune_trainer.data import dataset as datasets
 from lorafinetune_trainer.data.dataset import Dataset
-from lorafinetune_trainer.failure import Failure
 from lorafinetune_trainer.product import initial as starting
 from lorafinetune_trainer.wires import Wires
 
@@ -110,6 +108,7 @@ def gather(wires: Wires, importing: threading.Thread, level: str) -> Inputs:
         thread_count=threads,
         level=level,
         micro_batch=split,
+        base=_base(files, config.training),
     )
     remarks = planning.check(head.plan, mine) if head.plan is not None else []
     accelerator = model.make_accelerator(config.training.precision)
@@ -166,6 +165,16 @@ def _scan(wires: Wires, *, decoded: bool) -> tuple[Dataset, Dataset | None, int]
     if lacking := size.short(training, wanted, memory.host()):
         raise lacking
     return dataset, classes, wanted
+
+
+def _base(files: Files, training: Training) -> planning.Base:
+    """Return what the product takes from the base model, as the libraries understand its configs."""
+    noise = parts.scheduler_config(files)
+    return planning.Base(
+        layers_per_block=int(files.json("unet/config.json")["layers_per_block"]),
+        prediction=str(training.prediction or noise.get("prediction_type", Prediction.EPSILON)),
+        zero_snr=training.zero_terminal_snr or bool(noise.get("rescale_betas_zero_snr", False)),
+    )
 
 
 def _judge(wires: Wires, dataset: Dataset, classes: Dataset | None, files: Files) -> None:
@@ -230,8 +239,4 @@ def _load(wires: Wires, entry: ConditioningEntry) -> Samples:
     except errors.OtherVersion:
         raise
     except (errors.NotVerified, errors.ObjectMissing, ValueError, KeyError) as error:
-        raise Failure(
-            ExitCode.FAILED,
-            "ConditioningLost",
-            f"the run's pinned latents are damaged, so it cannot go on as it began: create it anew ({error})",
-        ) from error
+        raise conditioning.lost(error) from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Collection
 from importlib import metadata
-from typing import Final
+from typing import Final, NamedTuple
 
 from lorafinetune.contract.plan import Plan
 from lorafinetune.contract.runconfig import Mathematics, RunConfig
@@ -85,6 +86,14 @@ def total(plan: Plan, training: Training) -> int:
     return found
 
 
+class Base(NamedTuple):
+    """What the product takes from the base model, besides weights."""
+
+    layers_per_block: int
+    prediction: str
+    zero_snr: bool
+
+
 def make(
     config: RunConfig,
     *,
@@ -94,6 +103,7 @@ def make(
     thread_count: int,
     level: str,
     micro_batch: int,
+    base: Base,
     class_digest: str | None = None,
     initial_lora_digest: str | None = None,
 ) -> Plan:
@@ -108,6 +118,9 @@ def make(
         initial_lora_digest=initial_lora_digest,
         steps=steps(training, images),
         micro_batch=micro_batch,
+        layers_per_block=base.layers_per_block,
+        prediction=base.prediction,
+        zero_snr=base.zero_snr,
         compiled=training.compile,
         precision=training.precision,
         gradient_checkpointing=training.gradient_checkpointing,
@@ -129,18 +142,18 @@ NEUTRAL: Final = RunConfig.model_validate(
 """What a config without a word means."""
 
 
-def check_config(plan: Plan, config: RunConfig) -> None:
+def check_config(plan: Plan, config: RunConfig, *, except_for: Collection[str] = ()) -> None:
     """Refuse a *config* whose mathematics are others than the plan's, by the names of the fields."""
-    _refuse(_changed(plan.config, config.mathematics()))
+    _refuse(_changed(plan.config, config.mathematics(), except_for))
 
 
-def _changed(before: Mathematics, after: Mathematics) -> list[str]:
+def _changed(before: Mathematics, after: Mathematics, except_for: Collection[str] = ()) -> list[str]:
     # A field that the plan does not know was added later: what it defaults to is what was done before.
     was, now = NEUTRAL | before, NEUTRAL | after
     return [
         f"{name} was {was.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(was.keys() | now.keys())
-        if was.get(name) != now.get(name)
+        if was.get(name) != now.get(name) and name not in except_for
     ]
 
 

@@ -50,7 +50,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "lorafinetune.runRules" -}}
 - apiGroups: [lorafinetune.io]
   resources: [lorafinetunes]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, patch, delete]  # delete: spec.ttlSecondsAfterFinished
 - apiGroups: [lorafinetune.io]
   resources: [lorafinetunes/status]
   verbs: [patch]
@@ -61,9 +61,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
+# Written on runs; read of their pods, for an autoscaler and a kubelet say there what stands nowhere else.
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [get, create, patch]
+  verbs: [get, list, create, patch]
 # A run's storage keys: read by name, never listed, and used only if labelled lorafinetune.io/storage: "true".
 - apiGroups: [""]
   resources: [secrets]

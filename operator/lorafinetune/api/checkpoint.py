@@ -39,10 +39,11 @@ class KeepIntermediateSpec(OpenModel):
 
 
 class CheckpointSpec(OpenModel):
-    """How often training state is committed. May change at any time; a running attempt keeps what it has."""
+    """How often training state is committed. May change at any time; taken up at the next checkpoint."""
 
-    every_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
-    """Optimizer steps between two checkpoints: at most this much is lost when a node goes without notice."""
+    every_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    """Optimizer steps between two checkpoints: at most this much is lost when a node goes without notice. Absent = as
+    often as pays, by what a checkpoint is seen to cost and how long nodes of the pool are seen to last."""
     keep: Annotated[int, Field(ge=2, le=100)] = 2
     """Newest checkpoints that are kept while the run lives. Two at least, so that a damaged one has a fallback."""
     keep_intermediate: KeepIntermediateSpec | None = None

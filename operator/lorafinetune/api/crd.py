@@ -99,6 +99,8 @@ def _root(kind: Kind) -> dict[str, Any]:
         "spec": structural(kind.spec),
     }
     if kind.status is not None:
-        members["status"] = structural(kind.status)
+        # One writer writes it whole. Else the API server would keep an owner for each of its fields, which makes the
+        # object half as big again and each write of it dearer (docs/bench.md).
+        members["status"] = structural(kind.status) | {"x-kubernetes-map-type": "atomic"}
     root = {"type": "object", "description": kind.description, "required": ["spec"], "properties": members}
     return root | ({VALIDATIONS: list(kind.rules)} if kind.rules else {})

@@ -13,10 +13,12 @@ from pydantic import ConfigDict, Field
 
 from lorafinetune.api.checkpoint import CheckpointSpec
 from lorafinetune.api.inputs import BaseModelSpec, DatasetSpec
+from lorafinetune.api.limits import LimitsSpec
 from lorafinetune.api.mathematics import RULES
 from lorafinetune.api.pictures import MetricsSpec, ValidationSpec
-from lorafinetune.api.places import BUCKET, NO_DOTS, PoolName, SecretName, storage_outside
-from lorafinetune.api.words import listed, rule, ruled, worded
+from lorafinetune.api.placement import PlacementSpec
+from lorafinetune.api.places import BUCKET, NAME, NAME_SENTENCE, NO_DOTS, SecretName, storage_outside
+from lorafinetune.api.words import rule, ruled, worded
 from lorafinetune.contract.model import OpenModel
 from lorafinetune.contract.training import Training
 
@@ -87,38 +89,6 @@ class StorageSpec(OpenModel):
     """Accept a store without conditional writes. A partitioned old attempt may then overwrite a newer one's work."""
 
 
-class OnDemandSpec(OpenModel):
-    """When to stop trying spot capacity, and what to use then."""
-
-    pools: Annotated[list[PoolName], Field(min_length=1, max_length=16, json_schema_extra=listed("set"))]
-    """GPUPools with capacityType OnDemand, best first. The first is used; the others must exist."""
-    after_preemptions: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Preemptions after which the run goes on on these pools."""
-
-
-class PlacementSpec(OpenModel):
-    """Where attempts may run."""
-
-    model_config = ConfigDict(
-        json_schema_extra=ruled(
-            rule(
-                "!has(self.pools) || !has(self.onDemand) || !self.onDemand.pools.exists(name, name in self.pools)",
-                "spec.placement.onDemand.pools names a pool that stands in spec.placement.pools too: a pool is either "
-                "tried first or fallen back to, remove it from one of them",
-                field_path=".onDemand.pools",
-            )
-        )
-    )
-
-    pools: Annotated[list[PoolName], Field(max_length=16, json_schema_extra=listed("set"))] = Field(
-        default_factory=list
-    )
-    """GPUPools, best first. The first is used; the others must exist, and are not tried yet. Empty = the cheapest of
-    those that are marked default."""
-    on_demand: OnDemandSpec | None = None
-    """On-demand capacity to fall back to. Absent = never."""
-
-
 class LoRAFineTuneSpec(OpenModel):
     """What the user wants."""
 
@@ -128,6 +98,19 @@ class LoRAFineTuneSpec(OpenModel):
             storage_outside("dataset.source", "training images"),
             storage_outside("dataset.classSource", "class images"),
             storage_outside("baseModel.source", "parts of the base model"),
+            rule(
+                "!has(self.ttlSecondsAfterFinished) || self.storage.onDelete != 'DeleteAll'",
+                "spec.ttlSecondsAfterFinished would delete the artifact with storage.onDelete: DeleteAll: set onDelete "
+                "to KeepArtifact, or delete the run by hand",
+                field_path=".ttlSecondsAfterFinished",
+            ),
+            rule(
+                "!has(self.placement.onDemand) || !has(self.placement.onDemand.whenDeadlineNeedsIt) || "
+                "!self.placement.onDemand.whenDeadlineNeedsIt || has(self.limits.deadline)",
+                "spec.placement.onDemand.whenDeadlineNeedsIt needs a deadline: set spec.limits.deadline, such as "
+                '"2026-12-24T18:00:00Z", or remove whenDeadlineNeedsIt',
+                field_path=".placement.onDemand.whenDeadlineNeedsIt",
+            ),
         )
     )
 
@@ -147,5 +130,13 @@ class LoRAFineTuneSpec(OpenModel):
     """The S3-compatible bucket that holds checkpoints and the artifact."""
     placement: PlacementSpec = Field(default_factory=PlacementSpec)
     """Where attempts may run. May be changed at any time; a running attempt stays where it is."""
+    limits: LimitsSpec = Field(default_factory=LimitsSpec)
+    """What the run may take at most: time, money, attempts. May be changed at any time."""
+    queue_name: Annotated[str, Field(max_length=63, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))] | None = (
+        None
+    )
+    """Kueue LocalQueue of the run's namespace, through which its attempts go. Absent = none."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """Seconds after which a run that has ended is deleted. The artifact stays. Absent = never."""
     suspend: bool = False
     """True stops the run at once, with its work saved, and frees its GPU; false goes on from there."""

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from lorafinetune.api.words import rule, ruled, worded
+from lorafinetune.api.durations import Duration
+from lorafinetune.api.places import NAME, NAME_SENTENCE
+from lorafinetune.api.words import listed, rule, ruled, worded
 from lorafinetune.contract.model import OpenModel
 
 DOMAIN = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
@@ -18,6 +20,16 @@ KEY_SENTENCE = (
     "must be name or domain/name, such as nvidia.com/gpu: letters, digits, -, _ and ., the domain in lower case"
 )
 PRICE = r"^[0-9]{1,6}([.][0-9]{1,6})?$"
+
+
+def price_sentence(example: str) -> str:
+    """Return in words what the pattern of prices takes."""
+    return (
+        "must be a decimal number in quotes, with at most 6 digits before and 6 after the point, without currency, "
+        f'such as "{example}"'
+    )
+
+
 LabelValue = Annotated[
     str,
     Field(
@@ -123,9 +135,31 @@ class GPUPoolSpec(OpenModel):
         Field(
             max_length=13,
             pattern=PRICE,
-            json_schema_extra=worded('must be a decimal number in quotes, without currency, such as "0.348"'),
+            json_schema_extra=worded(price_sentence("0.348")),
         ),
     ]
-    """Price of one node for one hour in your currency, as a decimal string such as "0.348"."""
+    """Price of one node for one hour in your currency, as a decimal number in quotes, such as "0.348"; "0" where it
+    costs nothing."""
     default: bool = False
     """Whether runs that name no pool may use this one."""
+    allowed_namespaces: (
+        Annotated[
+            list[Annotated[str, Field(max_length=63, pattern=NAME, json_schema_extra=worded(NAME_SENTENCE))]],
+            Field(
+                max_length=256,
+                json_schema_extra=listed("set")
+                | ruled(
+                    rule(
+                        "self.size() > 0",
+                        "lists nobody: name the namespaces whose runs may use the pool, or leave the field out for all",
+                    )
+                ),
+            ),
+        ]
+        | None
+    ) = None
+    """Namespaces whose runs may use this pool. Absent = all."""
+    max_concurrent_attempts: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Attempts of all runs that may be on this pool at once; others wait. Absent = any number."""
+    provisioning_timeout: Duration = "10m"
+    """How long an attempt waits for a node before the pool counts as dry, where nothing says so earlier."""

@@ -8,6 +8,7 @@ from lorafinetune.api.crd import AGE, Column, Kind
 from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.frozen import AFTER_THE_START
 from lorafinetune.api.gpupool import GPUPoolSpec
+from lorafinetune.api.poolstatus import GPUPoolStatus
 from lorafinetune.api.status import LoRAFineTuneStatus
 
 LORAFINETUNE: Final = Kind(
@@ -28,7 +29,11 @@ LORAFINETUNE: Final = Kind(
         Column("Preemptions", ".status.preemptions", "Attempts that the platform took away.", "integer"),
         Column("Cost", ".status.cost", "What the run has cost so far."),
         Column("Saved", ".status.saved", "How much less that is than on demand."),
-        Column("ETA", ".status.eta", "Time to the last step at the present speed."),
+        Column(
+            "ETA",
+            ".status.eta",
+            "Time to the verified LoRA, at the present pace and with as many disturbances as so far.",
+        ),
         AGE,
         Column("Attempt", ".status.attempt", "Number of the newest attempt.", "integer", wide=True),
         Column(
@@ -52,12 +57,17 @@ GPUPOOL: Final = Kind(
     description="A GPUPool is a set of GPU nodes that share selector, tolerations, price and capacity type. Runs name "
     "pools in the order in which they want them tried, or use those marked default.",
     spec=GPUPoolSpec,
+    status=GPUPoolStatus,
     columns=(
         Column("Capacity", ".spec.capacityType", "Spot or OnDemand."),
         Column("Price", ".spec.pricePerHour", "Price of one node for one hour."),
         Column("GPU", ".spec.gpu.product", "Product name of its GPUs."),
         Column("Default", ".spec.default", "Whether runs that name no pool may use it.", "boolean"),
+        Column("State", ".status.state", "Open, Dry or Full."),
+        Column("Live", ".status.live", "Attempts that are on it, or wait for a node of it.", "integer"),
         AGE,
+        Column("Lifetime", ".status.lifetime", "How long its nodes last until they are taken back.", wide=True),
+        Column("Message", ".status.message", "Why it is dry or full, and until when.", wide=True),
     ),
 )
 

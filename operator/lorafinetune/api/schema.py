@@ -65,6 +65,10 @@ def _convert(node: Schema, defs: dict[str, Schema], path: str, within: tuple[str
         made["type"] = "number"
         rules.append(rule(f"self == {made.pop('const')}.0", " ".join(made["description"].split())))
     _put_in_words_of_the_server(made)
+    low = made.get("minimum")
+    if low is not None and low != int(low):
+        # The server cuts such a bound to a whole number before it compares a whole number with it: 0 is not below 0.5.
+        rules.append(rule(f"self >= {low}", f"should be greater than or equal to {low}"))
     if unknown := sorted(set(made) - PLAIN):
         raise UnstructuralError(f"{path}: {', '.join(unknown)} has no place in a structural schema")
     if "type" not in made:

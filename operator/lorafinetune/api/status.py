@@ -7,13 +7,16 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lorafinetune.api.amounts import Amount
+from lorafinetune.api.instants import Timestamp
 from lorafinetune.api.words import listed
 from lorafinetune.contract.model import OpenModel
 
 MAX_ATTEMPTS_KEPT = 20
 MAX_MESSAGE = 1024
 
-Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Seconds = Annotated[int, Field(ge=0, le=10**11)]
+"""Whole seconds, three thousand years of them at most: sums of them are numbers that every reader can take."""
 
 
 class ConditionStatus(StrEnum):
@@ -28,7 +31,7 @@ class Condition(OpenModel):
     """One aspect of the run, as metav1.Condition."""
 
     type: Annotated[str, Field(min_length=1, max_length=316)]
-    """Accepted, StorageReady, Running or Succeeded."""
+    """Accepted, StorageReady, Running, Succeeded or Exact."""
     status: ConditionStatus
     """True, False or Unknown."""
     reason: Annotated[str, Field(min_length=1, max_length=1024)]
@@ -52,18 +55,28 @@ class AttemptStatus(OpenModel):
     """UID of the pod, once created."""
     node: Annotated[str, Field(max_length=253)] | None = None
     """Node that it ran on."""
+    machine: Annotated[str, Field(max_length=128)] | None = None
+    """UID of that Node and ID of its boot, by which another machine of the same name is known."""
     pool: Annotated[str, Field(max_length=253)]
     """GPUPool that it was placed on."""
     capacity_type: Annotated[str, Field(max_length=16)] | None = None
     """Spot or OnDemand, copied from the pool when the attempt was made."""
-    price_per_hour: Annotated[str, Field(max_length=16)] | None = None
+    price_per_hour: Annotated[Amount, Field(max_length=16)] | None = None
     """The pool's price, copied when the attempt was made: later changes rewrite nothing."""
-    on_demand_price_per_hour: Annotated[str, Field(max_length=16)] | None = None
+    on_demand_price_per_hour: Annotated[Amount, Field(max_length=16)] | None = None
     """Price of the cheapest on-demand pool with the same GPU product at that time, where there is one."""
     created: Timestamp | None = None
     """When the pod was asked for."""
+    queued_until: Timestamp | None = None
+    """When its queue let it go, where one held it back."""
+    dry: Timestamp | None = None
+    """When its pool was found to have no node for it, where that was so."""
+    scheduled: Timestamp | None = None
+    """When it got its node: cost counts from here."""
     started: Timestamp | None = None
-    """When its container started: cost counts from here."""
+    """When its container started."""
+    start_seconds: Seconds | None = None
+    """Seconds from its node to its training: image, model, latents, and the state that it put back."""
     ended: Timestamp | None = None
     """When it ended."""
     from_step: Annotated[int, Field(ge=0)] | None = None
@@ -76,14 +89,21 @@ class AttemptStatus(OpenModel):
     """When it began to make class images, where it did."""
     generating_until: Timestamp | None = None
     """When it was done with that."""
+    stopping: Annotated[str, Field(max_length=64)] | None = None
+    """Why we end it, where we do: NoCapacity, Moved, LimitReached or Suspended. Written before its pod is deleted."""
     cause: Annotated[str, Field(max_length=64)] | None = None
-    """Why it ended: Finished, Preempted, NodeLost, Error, OutOfMemory, Invalid, Infrastructure, Fenced, Suspended."""
+    """Why it ended: Finished, Preempted, NodeLost, Error, OutOfMemory, Invalid, Infrastructure, Fenced, Suspended,
+    NoCapacity, Moved, LimitReached."""
     reason: Annotated[str, Field(max_length=64)] | None = None
     """A finer CamelCase word for the cause, such as EvictionByEvictionAPI or EmptyDataset."""
     message: Annotated[str, Field(max_length=MAX_MESSAGE)] | None = None
     """The same in a sentence."""
     exit_code: int | None = None
     """The trainer's exit code, where one was seen."""
+    cost: Amount | None = None
+    """What it cost, once it has ended, in the currency of status.cost."""
+    lost_seconds: Seconds | None = None
+    """Seconds of it that came to nothing: all after its newest checkpoint, or all of it if it committed none."""
 
 
 class CheckpointStatus(OpenModel):
@@ -114,17 +134,64 @@ class ArtifactStatus(OpenModel):
     """Bytes of that file."""
 
 
+class LostStatus(OpenModel):
+    """What one kind of ending has taken so far."""
+
+    cause: Annotated[str, Field(max_length=64)]
+    """The cause, as in attempts."""
+    attempts: Annotated[int, Field(ge=0)] = 0
+    """Attempts that ended so."""
+    seconds: Seconds = 0
+    """GPU-seconds that came to nothing by it: theirs, and the start-ups of the attempts that went on after them."""
+    cost: Amount = "0"
+    """What those seconds cost, in the currency of status.cost."""
+
+
 class Totals(OpenModel):
     """Sums over the attempts that no longer stand in the list."""
 
     attempts: Annotated[int, Field(ge=0)] = 0
     """Attempts folded into these sums."""
-    cost: Annotated[str, Field(max_length=32)] = "0"
+    cost: Amount = "0"
     """What they cost."""
-    on_demand_cost: Annotated[str, Field(max_length=32)] = "0"
+    on_demand_cost: Amount = "0"
     """What the same hours would have cost on demand, where a price was known."""
-    generating_cost: Annotated[str, Field(max_length=32)] = "0"
+    compared_cost: Amount | None = None
+    """What those hours have cost: SAVED compares like with like."""
+    generating_cost: Amount = "0"
     """What of the cost went into making class images."""
+    lost: Annotated[list[LostStatus], Field(max_length=16, json_schema_extra=listed("map", "cause"))] = Field(
+        default_factory=list
+    )
+    """What each kind of ending took with them."""
+    infrastructure: Annotated[int, Field(ge=0)] = 0
+    """Failures of storage, hub, node or kubelet since the newest checkpoint of theirs."""
+    without_progress: Annotated[int, Field(ge=0)] = 0
+    """Attempts taken away since the newest checkpoint of theirs."""
+    ended_by: Annotated[str, Field(max_length=64)] | None = None
+    """Cause of the newest of them that had a node: the start-up of the attempt after it is lost by that."""
+
+
+class LimitStatus(OpenModel):
+    """The limit that a run has reached: no more is trained."""
+
+    reason: Annotated[str, Field(max_length=64)]
+    """DeadlineExceeded, MaxCostReached, MaxDurationReached, TooManyPreemptions, NoProgress, ..."""
+    message: Annotated[str, Field(max_length=MAX_MESSAGE)]
+    """The field, and what was used of it."""
+    time: Timestamp
+    """When it was reached."""
+    attempt: Annotated[int, Field(ge=0)]
+    """The newest attempt then: later ones publish, and train nothing."""
+
+
+class TimeStatus(OpenModel):
+    """How long the run has been busy with one thing."""
+
+    activity: Annotated[str, Field(max_length=64)]
+    """What it did, or waited for: see docs/reasons.md."""
+    seconds: Seconds = 0
+    """Seconds in all, the present stretch not included."""
 
 
 class LoRAFineTuneStatus(OpenModel):
@@ -137,6 +204,14 @@ class LoRAFineTuneStatus(OpenModel):
     conditions, and not to be relied on by programs."""
     message: Annotated[str, Field(max_length=MAX_MESSAGE)] | None = None
     """What the run is doing or waiting for, in one line."""
+    activity: Annotated[str, Field(max_length=64)] | None = None
+    """What the run does, or waits for, in one word of a fixed list: see docs/reasons.md."""
+    activity_since: Timestamp | None = None
+    """Since when."""
+    times: Annotated[list[TimeStatus], Field(max_length=32, json_schema_extra=listed("map", "activity"))] = Field(
+        default_factory=list
+    )
+    """How long the run has been busy with each thing: with the present stretch, every second since it was made."""
     conditions: Annotated[
         list[Condition],
         Field(
@@ -144,7 +219,7 @@ class LoRAFineTuneStatus(OpenModel):
             json_schema_extra=listed("map", "type"),
         ),
     ] = Field(default_factory=list)
-    """The API of the status: Accepted, StorageReady, Running, Succeeded."""
+    """The API of the status: Accepted, StorageReady, Running, Succeeded, Exact."""
     start_time: Timestamp | None = None
     """When the first attempt was made: from then on the mathematics may not change."""
     completion_time: Timestamp | None = None
@@ -163,8 +238,21 @@ class LoRAFineTuneStatus(OpenModel):
     """The last 20 attempts, oldest first."""
     totals: Totals | None = None
     """Sums over older attempts."""
+    lost: Annotated[list[LostStatus], Field(max_length=16, json_schema_extra=listed("map", "cause"))] = Field(
+        default_factory=list
+    )
+    """What each kind of ending has taken so far, over all attempts."""
+    moved: Timestamp | None = None
+    """When the run was last moved to other capacity by plan."""
+    limit: LimitStatus | None = None
+    """The limit that the run has reached: no more is trained."""
     preemptions: Annotated[int, Field(ge=0)] | None = None
     """Attempts that the platform took away."""
+    preemptions_before: Annotated[int, Field(ge=0)] | None = None
+    """Those up to the last time that the run was on on-demand capacity: placement.onDemand counts from there."""
+    waited_before: Seconds | None = None
+    """Seconds for which the run had waited for capacity when it last got a node: placement.onDemand counts from
+    there."""
     failures: Annotated[int, Field(ge=0)] | None = None
     """Attempts that ended with a training error."""
     step: Annotated[int, Field(ge=0)] | None = None
@@ -187,14 +275,20 @@ class LoRAFineTuneStatus(OpenModel):
     """True once storage holds the artifact and nothing else of the run."""
     cost: Annotated[str, Field(max_length=32)] | None = None
     """What the run has cost so far: seconds of its attempts times the price of their pools."""
+    on_demand_cost: Annotated[str, Field(max_length=32)] | None = None
+    """What the same seconds would have cost on demand, where such a price is known."""
     generating_cost: Annotated[str, Field(max_length=32)] | None = None
     """What of that went into making class images, where the run makes its own."""
     saved: Annotated[str, Field(max_length=8)] | None = None
-    """How much less that is than on demand, in percent, where an on-demand price is known."""
+    """How much less the attempts cost than on demand, in percent: those whose on-demand price is known."""
     eta: Annotated[str, Field(max_length=16)] | None = None
-    """Time to the last step at the present speed."""
-    seconds_per_step: Annotated[str, Field(max_length=16)] | None = None
+    """Time to the verified LoRA, at the present pace and with as many disturbances as so far."""
+    seconds_per_step: Annotated[Amount, Field(max_length=16)] | None = None
     """Measured seconds per optimizer step."""
+    save_seconds: Annotated[str, Field(max_length=16)] | None = None
+    """Measured seconds that a checkpoint takes from the training."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps between two checkpoints, as the newest attempt has it."""
     images_per_second: Annotated[str, Field(max_length=16)] | None = None
     """Measured images per second."""
     mfu: Annotated[str, Field(max_length=8)] | None = None

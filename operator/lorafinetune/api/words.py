@@ -14,12 +14,17 @@ VALIDATIONS: Final = "x-kubernetes-validations"
 PATTERN_SENTENCE: Final = "x-lorafinetune-pattern-sentence"
 
 
-def rule(expression: str, message: str, *, field_path: str | None = None) -> Extra:
+def rule(
+    expression: str, message: str, *, field_path: str | None = None, message_expression: str | None = None
+) -> Extra:
     """Return one CEL rule: *expression* is true of good values, *message* names the field and says what is right.
 
     *field_path* (``.endpoint``) is the field that the refusal points at, where that is not the one with the rule.
+    *message_expression* says it more exactly, where one rule holds several things; *message* stands in if it fails.
     """
     made = {"rule": expression, "message": message}
+    if message_expression is not None:
+        made["messageExpression"] = message_expression
     return made if field_path is None else made | {"fieldPath": field_path}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry
+from lorafinetune.contract.head import MAX_ATTEMPTS, ArtifactEntry, CheckpointEntry
 from lorafinetune.contract.model import OpenModel
 from lorafinetune.contract.training import MAX_STEPS
 
@@ -16,6 +16,10 @@ AUDIENCE: Final = "lorafinetune.io"
 """The audience of the projected token that authenticates the pod."""
 MAX_EVENT_BYTES: Final = 64 * 1024
 MAX_MESSAGE: Final = 1024
+MAX_COUNT: Final = 2**53
+"""No number may be too large for what reads it after us: a status holds 64 bits, and most of its readers 53."""
+MAX_SECONDS: Final = 1e9
+"""No measured time is longer: what is reckoned with it has an end."""
 
 
 class EventType(StrEnum):
@@ -68,8 +72,8 @@ class Event(OpenModel):
     version: Literal[1] = 1
     type: EventType
     run_uid: Annotated[str, Field(min_length=1, max_length=64)]
-    attempt: Annotated[int, Field(ge=1, le=1_000_000)]
-    sequence: Annotated[int, Field(ge=1, le=2**53)]
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
+    sequence: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     """1, 2, 3 ... within the attempt."""
     step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
     """Optimizer steps done."""
@@ -79,7 +83,7 @@ class Event(OpenModel):
     loss: float | None = None
     """Mean loss of the last step."""
     learning_rate: float | None = None
-    seconds_per_step: Annotated[float, Field(ge=0)] | None = None
+    seconds_per_step: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
     """Mean over the latest steps."""
     total_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     """Optimizer steps that the run has in all, once that is known."""
@@ -88,16 +92,22 @@ class Event(OpenModel):
     images_per_second: Annotated[float, Field(ge=0)] | None = None
     mfu: Annotated[float, Field(ge=0)] | None = None
     """Share of the GPU's peak rate that the model's own operations reach, where that is known."""
-    memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    memory_bytes: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
     """Peak memory of the GPU, or of the process where there is none."""
-    done: Annotated[int, Field(ge=0)] | None = None
+    save_seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
+    """What one checkpoint costs the training, measured by this attempt: the time that it does not train for it."""
+    checkpoint_every_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    """Steps between two checkpoints, as they are made now."""
+    done: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
     """Items of the phase that are done, such as images, of ``total``."""
-    total: Annotated[int, Field(ge=0)] | None = None
+    total: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
     checkpoint: CheckpointEntry | None = None
     artifact: ArtifactEntry | None = None
     saved: Saved | None = None
     reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9]*$")] | None = None
     """CamelCase word for what went wrong, e.g. ``EmptyDataset``."""
+    exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    """With ``failed``: the code that the process is about to end with, should its node take that word with it."""
     message: Annotated[str, Field(max_length=MAX_MESSAGE)] = ""
     """A sentence for people: what is wrong and what to do."""
 
@@ -117,10 +127,10 @@ class Event(OpenModel):
 class Termination(OpenModel):
     """The trainer's last words, as JSON in the container's termination message (4 KiB at most)."""
 
-    exit_code: int
-    step: int = 0
+    exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)]
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 0
     """Optimizer steps done when the process ended."""
-    durable_step: int = 0
+    durable_step: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 0
     """Steps of the newest committed checkpoint."""
     phase: Phase | None = None
     saved: Saved | None = None

@@ -14,8 +14,10 @@ from lorafinetune.contract import layout
 from lorafinetune.contract.manifest import Sha256
 from lorafinetune.contract.model import CarriedModel
 from lorafinetune.contract.plan import Plan
+from lorafinetune.contract.training import MAX_STEPS
 
 MIN_KEEP = 2
+MAX_ATTEMPTS: Final = 1_000_000
 MAX_HEAD_BYTES = 1024 * 1024
 MAX_DEVIATION = 512
 
@@ -37,8 +39,8 @@ class HeadLost(Exception):  # noqa: N818
 class CheckpointEntry(CarriedModel):
     """One checkpoint that counts, as the head names it."""
 
-    attempt: Annotated[int, Field(ge=1)]
-    step: Annotated[int, Field(ge=0)]
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)]
     manifest_sha256: Sha256
     size: Annotated[int, Field(ge=0)] = 0
     """Bytes of all its files."""
@@ -67,8 +69,8 @@ class ConditioningEntry(CarriedModel):
 class ArtifactEntry(CarriedModel):
     """The final LoRA, as the head names it."""
 
-    attempt: Annotated[int, Field(ge=1)]
-    step: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
+    step: Annotated[int, Field(ge=1, le=MAX_STEPS)]
     manifest_sha256: Sha256
     size: Annotated[int, Field(ge=0)] = 0
     deviation: Annotated[str, Field(max_length=MAX_DEVIATION)] | None = None
@@ -180,14 +182,19 @@ def sweep(head: Head, deleted: frozenset[str]) -> Head:
     return head.model_copy(update={"garbage": [folder for folder in head.garbage if folder not in deleted]})
 
 
-def publish(head: Head, artifact: ArtifactEntry) -> Head:
-    """Name the artifact. A later attempt's artifact replaces an earlier one, whose folder becomes garbage."""
-    if head.artifact == artifact:
+def publish(head: Head, artifact: ArtifactEntry, *, rejected: frozenset[str] = frozenset()) -> Head:
+    """Name the artifact. A later attempt's artifact replaces an earlier one, whose folder becomes garbage.
+
+    So do checkpoints that were *rejected* (by id): what is published then is the best that there is.
+    """
+    kept = [one for one in head.checkpoints if one.id not in rejected]
+    if head.artifact == artifact and kept == head.checkpoints:
         return head
-    garbage = [folder for folder in head.garbage if folder != artifact.folder]
+    gone = [one.folder for one in head.checkpoints if one not in kept]
     if head.artifact is not None and head.artifact.folder != artifact.folder:
-        garbage.append(head.artifact.folder)
-    return head.model_copy(update={"artifact": artifact, "garbage": garbage})
+        gone.append(head.artifact.folder)
+    garbage = [folder for folder in dict.fromkeys([*head.garbage, *gone]) if folder != artifact.folder]
+    return head.model_copy(update={"artifact": artifact, "checkpoints": kept, "garbage": garbage})
 
 
 def retire(head: Head) -> Head:

@@ -43,5 +43,12 @@ class Plan(CarriedModel):
     """``cpu`` or the GPU's product name."""
     threads: Annotated[int, Field(ge=1)]
     """CPU threads of the mathematics: their number is part of the rounding."""
+    layers_per_block: Annotated[int, Field(ge=1)] | None = None
+    """Of the base model's UNet. This and the next two are what the product takes from the base model besides weights,
+    so that it can be published without it; absent in plans of earlier versions."""
+    prediction: str | None = None
+    """What the UNet is trained to predict: by the config, else by the base model."""
+    zero_snr: bool | None = None
+    """Whether the noise schedule ends in pure noise, likewise."""
     libraries: dict[str, str] = Field(default_factory=dict)
     """Version of each library that takes part in the mathematics."""

@@ -104,7 +104,10 @@ class KeepIntermediate(Model):
 class Checkpointing(Model):
     """How often to commit, and how much to keep. May change at any time."""
 
-    every_steps: Annotated[int, Field(ge=1)] = 50
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Absent = as often as pays, by what a save costs and how long attempts last (see ``cadence``)."""
+    lifetime_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Mean seconds between two preemptions where the attempt runs, as the operator has seen it; absent = an hour."""
     keep: Annotated[int, Field(ge=2, le=100)] = 2
     keep_intermediate: KeepIntermediate | None = None
 
@@ -175,6 +178,8 @@ class RunConfig(Model):
     """Absent when the trainer runs by hand: it then tells its terminal only."""
     scratch: str | None = None
     """Folder for downloads; absent = a temporary one."""
+    publish: bool = False
+    """Train nothing: publish the LoRA of the newest checkpoint as the artifact, and end."""
     notice_seconds: Annotated[float, Field(gt=0)] = 25.0
     """Time between SIGTERM and SIGKILL that the trainer may count on."""
 

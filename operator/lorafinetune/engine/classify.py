@@ -1,32 +1,47 @@
-"""Why an attempt ended: the evidence of pod, container, node and trainer, weighed in a fixed order.
+"""Why an attempt ended: the evidence of trainer, storage, pod, node and Kubernetes events, weighed in a fixed order.
 
-The order is that of the signals' strength: what the trainer itself says of the user's input comes before any mark of
-the platform, so that a user's error is never booked as a preemption; the platform's marks come before bare exit codes.
+The order is that of the signals' strength, and the chain at the end of this page is to be read from the top to the
+bottom: what the trainer itself says of the user's input comes before any mark of the platform (``said``), so that a
+user's error is never booked as a preemption; the platform's marks come before bare exit codes, so that a preemption is
+never booked as the user's error. Each rule asks for facts that are there. So more facts can only move a verdict upward
+in the chain, and in the end it is the same in whatever order they came.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import replace
 from typing import Final
 
-from lorafinetune.api.gpupool import CapacityType
-from lorafinetune.contract.event import Saved
 from lorafinetune.contract.exit_codes import ExitCode
-from lorafinetune.engine.observation import NodeSeen, PodSeen
-from lorafinetune.engine.progress import Progress
+from lorafinetune.engine.ending import (
+    HEAD_LOST,
+    NAN_LOSS,
+    PREEMPTIONS,
+    QUEUE_EVICTED,
+    STORAGE_REASONS,
+    Cause,
+    Ending,
+    Hold,
+)
+from lorafinetune.engine.evidence import SIGNALS, UNKNOWN_ENDS, Evidence
+from lorafinetune.engine.said import Rule, said
+
+__all__ = [
+    "DONE",
+    "HEAD_LOST",
+    "NAN_LOSS",
+    "PREEMPTIONS",
+    "STORAGE_REASONS",
+    "Cause",
+    "Ending",
+    "Hold",
+    "classify",
+]
 
 LATE_EVIDENCE: Final = 30.0
-"""Seconds that a bare 137 or 143 waits for the platform's mark, which may come after the container's end."""
-LOST_AFTER: Final = 10.0
-"""Seconds of a node's silence (after it turned NotReady) and of its trainer's, before the attempt counts as lost."""
+"""Seconds that an end without a word waits for the platform's mark, which may come after the container's end."""
 
-STORAGE_REASONS: Final = frozenset({"AccessDenied", "BucketMissing", "StorageUnreachable"})
-"""What the bucket may say in the middle of a run: keys expire and buckets go, and come back."""
-HEAD_LOST: Final = "HeadLost"
-NAN_LOSS: Final = "NaNLoss"
-
-_PLACES: Final = {
+PLACES: Final = {
     ExitCode.DISK_FULL: ("DiskFull", "a disk of the node is full"),
     ExitCode.STORAGE_UNREACHABLE: ("StorageUnreachable", "the bucket did not answer"),
     ExitCode.STORAGE_REFUSED: ("AccessDenied", "the bucket denied access, or is gone"),
@@ -35,156 +50,175 @@ _PLACES: Final = {
 
 _SHUTDOWN: Final = {"Terminated", "Shutdown", "NodeShutdown", "Preempting", "NodeLost"}
 _REJECTED: Final = {"NodeAffinity", "UnexpectedAdmissionError"}
-_SIGNALS: Final = {128 + 9, 128 + 15}
+NOT_STARTED: Final = {"StartError", "ContainerCannotRun"}
+"""What a container runtime says of a container that it could not start: a hook or a driver of the node failed."""
+_TAKEN: Final = {
+    "PreemptionByScheduler": "a pod of higher priority took its place on {node}",
+    "PreemptionByKubeScheduler": "a pod of higher priority took its place on {node}",
+    "DeletionByTaintManager": "{node} was tainted, and its pods were deleted",
+    "EvictionByEvictionAPI": "the pod was evicted from {node} through the API",
+    "DeletionByPodGC": "{node} is gone, and its pods were cleared away",
+    "TerminationByKubelet": "{node} was taken back, and its kubelet ended the pod",
+}
+"""Reasons of DisruptionTarget, in words."""
 
 
-class Cause(StrEnum):
-    """Why an attempt ended, in the words of status, event and metric."""
+def classify(e: Evidence, planned: Ending | None = None) -> Ending | Hold:
+    """Say why the ended attempt ended, by the first rule that speaks.
 
-    FINISHED = "Finished"
-    PREEMPTED = "Preempted"
-    NODE_LOST = "NodeLost"
-    ERROR = "Error"
-    OUT_OF_MEMORY = "OutOfMemory"
-    INVALID = "Invalid"
-    INFRASTRUCTURE = "Infrastructure"
-    FENCED = "Fenced"
-    SUSPENDED = "Suspended"
-
-
-PREEMPTIONS: Final = frozenset({Cause.PREEMPTED, Cause.NODE_LOST})
-"""The platform's doing, never the user's fault: they spend no error budget."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The verdict."""
-
-    cause: Cause
-    reason: str
-    """CamelCase, finer than the cause."""
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Too early to tell: ask again in *seconds*."""
-
-    seconds: float
-
-
-def classify(
-    pod: PodSeen,
-    node: NodeSeen | None,
-    *,
-    progress: Progress | None,
-    suspended: bool,
-    now: float,
-) -> Ending | Hold:
-    """Say why the ended *pod* ended. *node* is None when the node object is gone (or the pod was never bound)."""
-    told, words = _last_words(pod, progress)
-    saved = _saved(pod, progress)
-    if pod.exit_code == ExitCode.FINISHED or (progress and progress.artifact and progress.attempt == pod.attempt):
-        return Ending(Cause.FINISHED, "Finished", "the trainer has published its artifact")
-    if pod.exit_code == ExitCode.INVALID:
-        return Ending(Cause.INVALID, told or "Invalid", words or "the input cannot work")
-    if pod.container_reason == "OOMKilled" or pod.exit_code == ExitCode.OUT_OF_MEMORY:
-        advice = (
-            "set training.gradientCheckpointing: true, lower training.batchSize or training.resolution, "
-            "or choose a pool with more memory"
-        )
-        return Ending(Cause.OUT_OF_MEMORY, "OutOfMemory", f"{words or 'memory ran out'}; {advice}")
-    if pod.exit_code == ExitCode.NOT_FINITE:
-        advice = "loss or gradient stayed NaN or infinite: lower training.learningRate; see the trainer's log"
-        return Ending(Cause.ERROR, NAN_LOSS, words or advice)
-    if pod.exit_code == ExitCode.FAILED and told:
-        return Ending(Cause.ERROR, told, words)
-    if pod.exit_code == ExitCode.FENCED:
-        return Ending(Cause.FENCED, told or "Fenced", words or "another attempt holds the head")
-    if suspended and pod.deleting:
-        return Ending(Cause.SUSPENDED, "Suspended", f"suspended by the user{saved}")
-    if pod.disruption:
-        if pod.pod_reason == "Evicted":
-            return Ending(Cause.INFRASTRUCTURE, "NodePressure", f"{pod.node} evicted the pod: {pod.pod_message}")
-        return Ending(Cause.PREEMPTED, pod.disruption, f"{pod.node} was taken back ({pod.disruption}){saved}")
-    if pod.pod_reason in _SHUTDOWN:
-        return Ending(Cause.PREEMPTED, pod.pod_reason, f"{pod.node} was shut down ({pod.pod_reason}){saved}")
-    if pod.pod_reason in _REJECTED or pod.pod_reason.startswith("OutOf"):
-        return Ending(
-            Cause.INFRASTRUCTURE, pod.pod_reason, f"{pod.node} refused the pod: {pod.pod_message or pod.pod_reason}"
-        )
-    if pod.pod_reason == "Evicted":
-        return Ending(Cause.ERROR, "OverItsLimit", pod.pod_message or "the pod used more than its own limits")
-    if node is not None and node.notice:
-        return Ending(Cause.PREEMPTED, "NodeReclaimed", f"{node.name} was taken back ({node.notice}){saved}")
-    if pod.node and (node is None or not node.ready):
-        return Ending(Cause.PREEMPTED, "NodeGone", f"{pod.node} {'is gone' if node is None else 'is not ready'}{saved}")
-    if pod.exit_code == ExitCode.YIELDED or pod.deleting:
-        return Ending(Cause.PREEMPTED, "Deleted" if pod.deleting else "Yielded", f"the pod was asked to stop{saved}")
-    if pod.exit_code in _PLACES:
-        reason, what = _PLACES[ExitCode(pod.exit_code)]
-        return Ending(Cause.INFRASTRUCTURE, told or reason, words or what)
-    if pod.exit_code in _SIGNALS or pod.exit_code is None:
-        waited = now - (pod.ended if pod.ended is not None else now)
-        if -LATE_EVIDENCE < waited < LATE_EVIDENCE:  # else the node's clock is too far ahead to measure by
-            return Hold(LATE_EVIDENCE - waited)
-        if pod.capacity_type == CapacityType.SPOT:
-            return Ending(Cause.PREEMPTED, "Killed", f"killed on spot node {pod.node} without a word")
-        return Ending(
-            Cause.INFRASTRUCTURE, "Killed", f"killed on node {pod.node} without a word (exit code {pod.exit_code})"
-        )
-    return Ending(
-        Cause.ERROR, "TrainerFailed", words or f"the trainer ended with exit code {pod.exit_code}; see its log"
-    )
-
-
-def classify_vanished(capacity_type: str | None) -> Ending:
-    """Say why an attempt ended whose pod is gone unread."""
-    if capacity_type == CapacityType.SPOT:
-        return Ending(Cause.PREEMPTED, "PodVanished", "the pod vanished from a spot pool")
-    return Ending(Cause.INFRASTRUCTURE, "PodVanished", "the pod vanished")
-
-
-def is_lost(pod: PodSeen, node: NodeSeen | None, *, progress: Progress | None, now: float) -> Ending | Hold | None:
-    """Say whether a pod that never reported its end has been lost with its node; None = no sign of it.
-
-    A trainer that still sends authenticated events is alive, whatever its node says.
+    *planned* is what an attempt that we are ending ends with, unless its trainer says something of its own.
     """
-    if pod.is_over or not pod.node:
+    if (told := said(e)) is not None:
+        return told
+    if planned is not None and e.pod.deleting:
+        return replace(planned, message=f"{planned.message}{e.saved}")
+    for rule in DONE:
+        if (ending := rule(e)) is not None:
+            return ending
+    if e.pod.exit_code == ExitCode.FINISHED:
+        return _without_a_word(e)  # the bucket was asked meanwhile
+    # An end without a word: the platform's mark may come after it.
+    waited = e.now - (e.pod.ended if e.pod.ended is not None else e.now)
+    if -LATE_EVIDENCE < waited < LATE_EVIDENCE:  # else the node's clock is too far ahead to measure by
+        return Hold(LATE_EVIDENCE - waited)
+    return _without_a_word(e)
+
+
+# What the user, the platform and its machines did.
+
+
+def suspended(e: Evidence) -> Ending | None:
+    """The user wanted it to stop."""
+    if not (e.suspended and e.pod.deleting):
         return None
-    if node is not None and node.ready:
-        return None
-    # A node that we have not heard of yet looks like one that is gone: the pod's binding gives it time.
-    bound = pod.bound if pod.bound is not None else pod.created
-    since = node.not_ready_since if node is not None and node.not_ready_since is not None else bound
-    heard = progress.heard if progress is not None and progress.attempt == pod.attempt else 0.0
-    quiet = now - max(since, heard)
-    if quiet < LOST_AFTER:
-        return Hold(LOST_AFTER - quiet)
-    if node is None:
-        return Ending(Cause.NODE_LOST, "NodeGone", f"{pod.node} is gone, and its trainer is silent")
     return Ending(
-        Cause.NODE_LOST, "NodeNotReady", f"{pod.node} has been silent for {now - since:.0f} s, and so is its trainer"
+        Cause.SUSPENDED, "Suspended", f"{'its run was deleted' if e.deleted else 'suspended by the user'}{e.saved}"
     )
 
 
-def _last_words(pod: PodSeen, progress: Progress | None) -> tuple[str, str]:
-    """Return reason and message of the trainer itself: of its termination message, else of its last event."""
-    reason, message = (pod.termination.reason, pod.termination.message) if pod.termination else ("", "")
-    if not reason and progress is not None and progress.attempt == pod.attempt:
-        return progress.reason, message or progress.message
-    return reason, message
+def queued_again(e: Evidence) -> Ending | None:
+    """Kueue took its quota back."""
+    if not e.pod.queue_word or not e.was_deleted:
+        return None
+    return Ending(Cause.PREEMPTED, QUEUE_EVICTED, f"Kueue took its quota back ({e.pod.queue_word}){e.saved}")
 
 
-def _saved(pod: PodSeen, progress: Progress | None) -> str:
-    saved = (pod.termination.saved if pod.termination else None) or (
-        progress.saved if progress and progress.attempt == pod.attempt else None
-    )
-    if saved is None:
-        return ""
-    step = pod.termination.durable_step if pod.termination else (progress.step if progress else 0)
-    return {
-        Saved.NEW: f"; step {step} was saved within the notice",
-        Saved.DURABLE: f"; step {step} was saved already",
-        Saved.NONE: "; nothing more was saved",
-    }[saved]
+def refused_by_node(e: Evidence) -> Ending | None:
+    """The kubelet would not take the pod; where it had run there before, the machine behind the name is another."""
+    reason = e.pod.pod_reason
+    if reason not in _REJECTED and not reason.startswith("OutOf"):
+        return None
+    if e.started:
+        return Ending(Cause.PREEMPTED, "NodeReplaced", f"{e.pod.node} came back as another machine ({reason}){e.saved}")
+    return Ending(Cause.INFRASTRUCTURE, reason, f"{e.pod.node} refused the pod: {e.pod.pod_message or reason}")
+
+
+def disrupted(e: Evidence) -> Ending | None:
+    """DisruptionTarget, whatever its reason: Kubernetes says that this was no fault of the pod."""
+    if not e.was_disrupted:
+        return None
+    reason = e.pod.disruption
+    words = _TAKEN.get(reason, "{node} was taken back").format(node=e.pod.node or "its node")
+    return Ending(Cause.PREEMPTED, reason, f"{words} ({reason}){e.saved}")
+
+
+def shut_down(e: Evidence) -> Ending | None:
+    """The kubelet ended or refused the pod, because its machine goes."""
+    if e.pod.pod_reason not in _SHUTDOWN:
+        return None
+    made_room = e.pod.pod_reason == "Preempting"
+    words = f"{e.pod.node} needed the room for a critical pod" if made_room else f"{e.pod.node} was shut down"
+    return Ending(Cause.PREEMPTED, e.pod.pod_reason, f"{words} ({e.pod.pod_reason}){e.saved}")
+
+
+def node_taken(e: Evidence) -> Ending | None:
+    """Its node is announced to go, has gone, or is another one: around the time of the end, and not long after it."""
+    pod, node = e.pod, e.node
+    if node is not None and node.notice and e.is_near(node.notice_since):
+        return Ending(Cause.PREEMPTED, "NodeReclaimed", f"{node.name} was taken back ({node.notice}){e.saved}")
+    if node is not None and not node.ready and e.is_near(node.not_ready_since):
+        return Ending(Cause.PREEMPTED, "NodeNotReady", f"{pod.node} fell silent{e.saved}")
+    if e.has_own_code:  # it ended by itself, and nobody knows since when the node is gone
+        return None
+    if e.is_replaced:
+        return Ending(Cause.PREEMPTED, "NodeReplaced", f"{pod.node} is another machine by now{e.saved}")
+    if pod.node and node is None:
+        return Ending(Cause.PREEMPTED, "NodeGone", f"{pod.node} is gone{e.saved}")
+    return None
+
+
+def told_by_event(e: Evidence) -> Ending | None:
+    """A Kubernetes event of the pod says what the pod itself does not say any more."""
+    word, message = e.pod.platform_word, e.pod.platform_message
+    if not word or (e.has_own_code and not e.was_deleted):  # an event without a date: it may tell of what came later
+        return None
+    return Ending(Cause.PREEMPTED, word, f"taken by the platform ({word}: {message}){e.saved}")
+
+
+def asked_to_stop(e: Evidence) -> Ending | None:
+    """It got SIGTERM and obeyed, or its pod was deleted; nothing says by whom."""
+    if e.was_deleted:
+        return Ending(Cause.PREEMPTED, "Deleted", f"the pod was deleted{e.saved}")
+    if e.code == ExitCode.YIELDED:
+        return Ending(Cause.PREEMPTED, "Yielded", f"the pod was asked to stop{e.saved}")
+    return None
+
+
+def cordoned(e: Evidence) -> Ending | None:
+    """Killed on a node that takes no more pods: by a controller that sets no other mark."""
+    if e.node is None or not e.node.cordoned or e.has_own_code:
+        return None
+    return Ending(Cause.PREEMPTED, "NodeCordoned", f"killed on {e.pod.node}, which was cordoned{e.saved}")
+
+
+def place_failed(e: Evidence) -> Ending | None:
+    """Disk, bucket or hub failed it: another place, or another time, may do."""
+    if e.code not in PLACES:
+        return None
+    reason, what = PLACES[ExitCode(e.code)]
+    return Ending(Cause.INFRASTRUCTURE, e.told or reason, e.words or what)
+
+
+def never_started(e: Evidence) -> Ending | None:
+    """The container runtime could not start it; or the kubelet would not, in a word that no rule knows."""
+    pod = e.pod
+    if pod.phase == "Failed" and pod.pod_reason and pod.node and not e.has_run:
+        return Ending(
+            Cause.INFRASTRUCTURE, pod.pod_reason, f"{pod.node} refused the pod: {pod.pod_message or 'no word'}"
+        )
+    if pod.container_reason not in NOT_STARTED:
+        return None
+    said = e.pod.termination.message if e.pod.termination is not None else "no word of why"
+    return Ending(Cause.INFRASTRUCTURE, "StartError", f"{e.pod.node} could not start the container: {said}")
+
+
+DONE: Final[tuple[Rule, ...]] = (
+    suspended,
+    queued_again,
+    refused_by_node,
+    disrupted,
+    shut_down,
+    node_taken,
+    told_by_event,
+    asked_to_stop,
+    cordoned,
+    place_failed,
+    never_started,
+)
+
+
+def _without_a_word(e: Evidence) -> Ending:
+    """Say what is likeliest: a kill on interruptible capacity is its platform's, a code of its own the trainer's."""
+    pod = e.pod
+    if pod.phase == "Failed" and pod.node and not e.has_run:
+        why = pod.waiting_message or pod.waiting_reason or "no word of why"
+        return Ending(Cause.INFRASTRUCTURE, "NeverStarted", f"the container never started on {pod.node}: {why}")
+    if pod.exit_code is None or pod.exit_code in SIGNALS or pod.container_reason in UNKNOWN_ENDS:
+        if e.is_spot:
+            return Ending(Cause.PREEMPTED, "Killed", f"killed on spot node {pod.node} without a word")
+        code = f"exit code {pod.exit_code}" if pod.exit_code is not None else "and no end was reported"
+        return Ending(Cause.INFRASTRUCTURE, "Killed", f"killed on node {pod.node} without a word ({code})")
+    if e.is_unpublished and e.storage.artifact is not None:
+        return Ending(Cause.INFRASTRUCTURE, e.storage.artifact.reason, e.storage.artifact.message)
+    words = e.words or f"the trainer ended with exit code {pod.exit_code}; see its log"
+    return Ending(Cause.ERROR, "TrainerFailed", words)

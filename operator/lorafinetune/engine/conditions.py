@@ -61,13 +61,15 @@ def put(
     generation: int,
 ) -> list[Condition]:
     """Return *conditions* with that one set; the others, and its place, stay."""
-    old = find(conditions, kind)
+    old, message = find(conditions, kind), clip(message)
     same = old is not None and old.status is status
+    if same and old and (old.reason, old.message, old.observed_generation) == (reason, message, generation):
+        return list(conditions)
     new = Condition(
         type=kind.value,
         status=status,
         reason=reason,
-        message=clip(message),
+        message=message,
         last_transition_time=old.last_transition_time if old is not None and same else stamp(now),
         observed_generation=generation,
     )

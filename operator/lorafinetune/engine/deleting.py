@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from lorafinetune.engine.attempts import Settled, folded
+from lorafinetune.engine import ledger
+from lorafinetune.engine.attempts import Settled
+from lorafinetune.engine.comeback import is_back
 from lorafinetune.engine.decision import (
     Abandon,
     Action,
@@ -17,12 +20,14 @@ from lorafinetune.engine.decision import (
 )
 from lorafinetune.engine.observation import PodSeen
 from lorafinetune.engine.outcome import conclude
-from lorafinetune.engine.times import duration, instant
+from lorafinetune.engine.times import duration, instant, stamp
 
 NOT_OURS: Final = "NotOurs"
 """Reason of a collection that found objects without this run's owner mark."""
 RETRY_STORAGE: Final = 15.0
 """Seconds between two questions to a bucket that said no."""
+TOLD: Final = 10.0
+"""Seconds of its life within which a run that we hold has been given a status."""
 LONGEST_SAVE: Final = 120.0
 """Seconds for which a lost attempt may still be writing; then its prefix may be cleared."""
 
@@ -34,6 +39,7 @@ def deleting(now: Settled) -> Decision | None:
         return None
     if not seen.run.has_finalizer:
         return conclude(now, "Deleting", "Released", "the run is let go")
+    now = _remembered(now)
     stop = _stop(now)
     if now.status.start_time is None and not now.status.attempts and not now.status.attempt and not seen.pods:
         return conclude(
@@ -61,6 +67,17 @@ def deleting(now: Settled) -> Decision | None:
     )
 
 
+def _remembered(now: Settled) -> Settled:
+    """Take a run that we have held, and that has lost its status, to have started: its bucket is to be looked at.
+
+    A first status follows our finalizer, so one that says nothing was wiped, or the run was restored without it.
+    """
+    run, status = now.seen.run, now.status
+    if now.seen.status.conditions or status.start_time is not None or (run.deleting_since or 0) - run.created < TOLD:
+        return now
+    return replace(now, status=status.model_copy(update={"start_time": stamp(run.created)}))
+
+
 def end_live(now: Settled) -> list[Action]:
     """Return what ends every pod whose trainer may still run."""
     return [DeletePod(pod.name, pod.uid) for pod in now.live_pods if not pod.deleting]
@@ -84,9 +101,10 @@ def _writers_left(now: Settled) -> str | None:
     for pod in now.live_pods:
         entry = next((one for one in now.status.attempts if one.number == pod.attempt), None)
         lost = entry is not None and entry.ended is not None
-        if entry is not None and entry.ended is not None and now.seen.now - instant(entry.ended) >= LONGEST_SAVE:
+        past = entry is not None and entry.ended is not None and now.seen.now - instant(entry.ended) >= LONGEST_SAVE
+        if past and not is_back(now, pod):
             continue
-        if entry is None and pod.attempt <= folded(now.status):
+        if entry is None and pod.attempt <= ledger.folded(now.status):
             continue  # twenty attempts ago
         waits.append(f"{pod.name} {'on its lost node' if lost else 'to end'}")
     return f"waiting for {', '.join(waits[:3])}" if waits else None

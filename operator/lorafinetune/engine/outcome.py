@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lorafinetune.api.status import Condition, ConditionStatus, LoRAFineTuneStatus
 from lorafinetune.contract import layout
 from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry
+from lorafinetune.engine.activities import activity, clocked
 from lorafinetune.engine.attempts import Settled
 from lorafinetune.engine.conditions import ConditionType, clip, find, is_false, is_true, put
 from lorafinetune.engine.decision import Action, Announcement, Decision
@@ -22,6 +23,7 @@ def conclude(
     actions: Sequence[Action] = (),
     announcements: Sequence[Announcement] = (),
     again: float | None = None,
+    refresh: float | None = None,
     accepted: ConditionStatus = ConditionStatus.TRUE,
     storage_ready: ConditionStatus | None = None,
     running: ConditionStatus = ConditionStatus.FALSE,
@@ -32,6 +34,7 @@ def conclude(
     """Return the decision of a rule: *reason* and *message* go unchanged to conditions, event, status and log.
 
     *keep_conditions* leaves conditions and message as they stand, for runs whose last word has been said.
+    *again* is when time alone may change what is to be done, *refresh* when what was told grows old: seconds from now.
     *storage_ready* and *succeeded* absent leave those conditions as they are. *warn* tells the message as a warning
     event when it is new.
     """
@@ -58,15 +61,18 @@ def conclude(
                 "message": clip(message),
             }
         )
+    busy_with = activity(phase, reason)
     status = status.model_copy(
         update={
+            **clocked(status, busy_with, created=seen.run.created, now=seen.now),
             "phase": phase,
             "observed_generation": seen.run.generation,
             "prefix": str(layout.run_prefix(seen.spec.storage.uri, seen.run.namespace, seen.run.name, seen.run.uid)),
         }
     )
-    if now.hold is not None:
-        again = now.hold if again is None else min(again, now.hold)
+    for wait in (now.hold, now.revisit):
+        if wait is not None:
+            again = wait if again is None else min(again, wait)
     return Decision(
         reason=reason,
         message=message,
@@ -74,7 +80,9 @@ def conclude(
         actions=(*actions, *(chore for chore in now.housekeeping if chore not in actions)),
         announcements=(*now.announcements, *told),
         look_again=again,
+        refresh=refresh,
         ended=now.ended,
+        corrected=now.corrected,
     )
 
 

@@ -33,13 +33,35 @@ class Progress:
     mfu: float | None = None
     memory_bytes: int | None = None
     seconds_per_step: float | None = None
+    save_seconds: float | None = None
+    """What one checkpoint costs the training."""
+    checkpoint_every_steps: int | None = None
+    """Steps between two checkpoints, as they are made now."""
+    trained_from: int | None = None
+    """The first step that we heard of as it was done."""
+    trained_since: float = 0.0
+    """When that was, by our clock."""
+    trained_until: float = 0.0
+    """When we heard of the newest step."""
+    picture_rows: int = 0
+    """Rows of validation pictures made since then."""
+    picture_seconds: float = 0.0
+    """How long those took together."""
     checkpoint: CheckpointEntry | None = None
     artifact: ArtifactEntry | None = None
     saved: Saved | None = None
     reason: str = ""
     message: str = ""
+    exit_code: int | None = None
+    """The code that the trainer said it would end with."""
     heard: float = 0.0
     """When the newest event arrived, by our clock."""
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds that a step took in the mean, with all that was done beside it; None before the second one."""
+        steps = self.step - self.trained_from if self.trained_from is not None else 0
+        return (self.trained_until - self.trained_since) / steps if steps > 0 else None
 
 
 def is_news(progress: Progress, event: Event) -> bool:
@@ -68,16 +90,31 @@ def fold(progress: Progress, event: Event, now: float) -> Progress:
         mfu=_newer(event.mfu, progress.mfu),
         memory_bytes=_newer(event.memory_bytes, progress.memory_bytes),
         seconds_per_step=_newer(event.seconds_per_step, progress.seconds_per_step),
+        save_seconds=_newer(event.save_seconds, progress.save_seconds),
+        checkpoint_every_steps=_newer(event.checkpoint_every_steps, progress.checkpoint_every_steps),
         checkpoint=newer,
         artifact=event.artifact or progress.artifact,
         saved=event.saved or progress.saved,
         heard=now,
     )
+    folded = _trained(progress, folded, event, now)
     if event.type is EventType.STARTED:
         folded = replace(folded, resumed_from=event.step)
     if event.type is EventType.FAILED:
-        folded = replace(folded, reason=event.reason or "", message=event.message)
+        folded = replace(folded, reason=event.reason or "", message=event.message, exit_code=event.exit_code)
     return folded
+
+
+def _trained(before: Progress, after: Progress, event: Event, now: float) -> Progress:
+    """Return *after* with the time in it that steps and pictures take, seen from outside."""
+    if before.phase is Phase.VALIDATING and after.phase is not Phase.VALIDATING and before.trained_from is not None:
+        seconds = before.picture_seconds + now - before.phase_since
+        after = replace(after, picture_rows=before.picture_rows + 1, picture_seconds=seconds)
+    if event.phase is not Phase.TRAINING or event.step <= before.step:
+        return after
+    if before.trained_from is None:
+        after = replace(after, trained_from=event.step, trained_since=now)
+    return replace(after, trained_until=now)
 
 
 def _newer(told: _T | None, known: _T | None) -> _T | None:

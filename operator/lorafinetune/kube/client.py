@@ -13,6 +13,7 @@ import random
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
@@ -122,6 +123,9 @@ class Cluster:
                 client_configuration=configuration,
                 persist_config=False,
             )
+        if not getproxies().keys() - {"no"}:
+            # Else aiohttp asks the environment for a proxy before each request, in a thread.
+            configuration.client_session_kwargs = {"trust_env": False}
         return cls(ApiClient(configuration), kubeconfig=where, on_request=on_request, request_timeout=request_timeout)
 
     async def close(self) -> None:
@@ -165,6 +169,14 @@ class Cluster:
             if not (token := metadata.get("continue")):
                 return objects, metadata["resourceVersion"]
             query["continue"] = token
+
+    async def list_some(
+        self, resource: Resource, namespace: str | None = None, *, field_selector: str, limit: int
+    ) -> list[Object]:
+        """Return at most *limit* objects that the selector fits, in one request: enough where the rest is no loss."""
+        query = {"fieldSelector": field_selector, "limit": str(limit)}
+        page = await self._call("GET", resource.path(namespace), query=query)
+        return list(page.get("items") or ())
 
     async def watch(
         self,
@@ -218,12 +230,17 @@ class Cluster:
         namespace: str | None = None,
         *,
         uid: str | None = None,
+        resource_version: str | None = None,
         grace_seconds: int | None = None,
     ) -> None:
-        """Ask for deletion; one that is gone already, or has another UID than *uid*, is a success."""
+        """Ask for deletion; one that is gone already, or has another UID than *uid*, is a success.
+
+        With *resource_version* it is conditional: Conflict if the object has another.
+        """
         body: Object = {"propagationPolicy": "Background"}
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
+        conditions = {"uid": uid, "resourceVersion": resource_version}
+        if preconditions := {name: value for name, value in conditions.items() if value is not None}:
+            body["preconditions"] = preconditions
         if grace_seconds is not None:
             body["gracePeriodSeconds"] = grace_seconds
         try:
@@ -231,7 +248,7 @@ class Cluster:
         except errors.NotFound:
             return
         except errors.Conflict:
-            if uid is None:
+            if uid is None or resource_version is not None:
                 raise
 
     async def json_patch(

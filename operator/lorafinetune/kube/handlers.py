@@ -13,6 +13,7 @@ import kopf
 
 from lorafinetune.api import GROUP, VERSION
 from lorafinetune.kube.reflector import trim
+from lorafinetune.kube.stateless import NoDifference, NoProgress
 from lorafinetune.kube.store import Change, Store
 
 
@@ -32,6 +33,8 @@ def registry(store: Store, changed: Callable[[Change], None]) -> kopf.OperatorRe
         settings.networking.connect_timeout = 5
         settings.networking.request_timeout = 30
         settings.networking.error_backoffs = [0.2, 0.5, 1, 2, 5, 10]
+        settings.persistence.diffbase_storage = NoDifference()
+        settings.persistence.progress_storage = NoProgress()
         settings.persistence.finalizer = f"{GROUP}/kopf"  # never used: there is no on.delete
 
     @kopf.on.login(registry=handlers)
@@ -39,7 +42,8 @@ def registry(store: Store, changed: Callable[[Change], None]) -> kopf.OperatorRe
         return kopf.login_with_service_account(**about) or kopf.login_with_kubeconfig(**about)
 
     @kopf.on.event(GROUP, VERSION, "lorafinetunes", registry=handlers)
-    def seen(event: kopf.RawEvent, **_: Any) -> None:
+    async def seen(event: kopf.RawEvent, **_: Any) -> None:
+        # A coroutine: kopf runs plain functions in threads, and neither store nor queue may be touched from one.
         thing: dict[str, Any] = dict(event["object"])
         thing["metadata"] = dict(thing["metadata"])
         change = store.take(event["type"] or "ADDED", trim(thing))

@@ -10,15 +10,19 @@ from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.contract import canonical, runconfig
 from lorafinetune.contract.event import AUDIENCE
 from lorafinetune.engine.decision import CreatePod
+from lorafinetune.engine.edits import settings
 from lorafinetune.engine.observation import RunSeen
+from lorafinetune.engine.pending import asks_for
+from lorafinetune.engine.silence import LONGEST_HOLD
 from lorafinetune.kube import seen
 
 Object = dict[str, Any]
 
 GRACE_SECONDS: Final = 60
 """What we ask for between SIGTERM and SIGKILL. A cloud that takes its node sooner shortens it."""
-EVICT_AFTER: Final = 30
-"""Seconds on a node that turned unreachable before the platform ends the pod (its own default is 300)."""
+EVICT_AFTER: Final = int(LONGEST_HOLD) + 30
+"""Seconds on a node that turned unreachable before the platform ends the pod: not while its replacement is held, for a
+node that came back then would end what trains on it. Who is lost is deleted by us, long before that."""
 TOKEN_SECONDS: Final = 3600
 USER: Final = 65532
 
@@ -40,15 +44,30 @@ def pod_name(run: RunSeen, attempt: int) -> str:
 
 
 def is_ours(pod: Object, run: RunSeen) -> bool:
-    """Whether *pod* is an attempt of *run*. Its labels alone prove nothing: anybody may write them on any pod."""
+    """Whether *pod* is an attempt of *run*: by its name, and by the owner that it was made with.
+
+    Labels alone prove nothing: anybody may write them on any pod. A run that is deleted with ``--cascade=orphan`` loses
+    its pods' owner references before its attempt has ended: then our finalizer tells which are its own.
+    """
     metadata = pod["metadata"]
+    owners = metadata.get("ownerReferences") or ()
+    orphaned = run.deleting_since is not None and not owners and seen.POD_FINALIZER in metadata.get("finalizers", ())
+    if not orphaned and not any(one.get("uid") == run.uid and one.get("controller") for one in owners):
+        return False
     number = (metadata.get("labels") or {}).get(seen.LABEL_ATTEMPT, "")
     if not (number.isascii() and number.isdigit()) or int(number) < 1:
         return False
     return bool(metadata.get("namespace") == run.namespace and metadata["name"] == pod_name(run, int(number)))
 
 
-def run_config(run: RunSeen, spec: LoRAFineTuneSpec, trainer: Trainer) -> runconfig.RunConfig:
+def run_config(
+    run: RunSeen,
+    spec: LoRAFineTuneSpec,
+    trainer: Trainer,
+    *,
+    lifetime_seconds: float | None = None,
+    publish: bool = False,
+) -> runconfig.RunConfig:
     """Return all that the attempt is told. It holds no secret: credentials are files that it names."""
     webhook = None
     if trainer.webhook_url is not None:
@@ -66,7 +85,9 @@ def run_config(run: RunSeen, spec: LoRAFineTuneSpec, trainer: Trainer) -> runcon
         ),
         dataset=runconfig.Dataset.model_validate(spec.dataset.to_json()),
         training=spec.training,
-        checkpoint=runconfig.Checkpointing.model_validate(spec.checkpoint.to_json()),
+        checkpoint=runconfig.Checkpointing.model_validate(
+            spec.checkpoint.to_json() | {"lifetimeSeconds": lifetime_seconds}
+        ),
         validation=runconfig.Validation.model_validate(spec.validation.to_json()) if spec.validation else None,
         metrics=runconfig.Metrics.model_validate(spec.metrics.to_json()),
         storage=runconfig.Storage(
@@ -78,12 +99,14 @@ def run_config(run: RunSeen, spec: LoRAFineTuneSpec, trainer: Trainer) -> runcon
         ),
         webhook=webhook,
         scratch=runconfig.SCRATCH,
+        publish=publish,
     )
 
 
 def build(run: RunSeen, spec: LoRAFineTuneSpec, create: CreatePod, trainer: Trainer) -> Object:
     """Return the pod of one attempt. ValueError if its run config is too large for an environment variable."""
-    config = canonical.encode(run_config(run, spec, trainer).to_json()).decode()
+    told = run_config(run, spec, trainer, lifetime_seconds=create.lifetime_seconds, publish=create.publish)
+    config = canonical.encode(told.to_json()).decode()
     if len(config.encode()) > runconfig.MAX_RUN_CONFIG_BYTES:
         raise ValueError(
             f"the run config has more than {runconfig.MAX_RUN_CONFIG_BYTES} bytes: "
@@ -96,13 +119,14 @@ def build(run: RunSeen, spec: LoRAFineTuneSpec, create: CreatePod, trainer: Trai
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(run, create),
+        "metadata": _metadata(run, spec, create),
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": GRACE_SECONDS,
             "nodeSelector": dict(create.pool_spec.node_selector),
+            **_away_from(create.avoid_nodes),
             "tolerations": _tolerations(create),
             "imagePullSecrets": [{"name": name} for name in trainer.pull_secrets],
             "securityContext": {
@@ -141,13 +165,16 @@ def build(run: RunSeen, spec: LoRAFineTuneSpec, create: CreatePod, trainer: Trai
     }
 
 
-def _metadata(run: RunSeen, create: CreatePod) -> Object:
+def _metadata(run: RunSeen, spec: LoRAFineTuneSpec, create: CreatePod) -> Object:
     annotations = {
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
         seen.ANNOTATION_CAPACITY: create.pool_spec.capacity_type.value,
         seen.ANNOTATION_PRICE: create.pool_spec.price_per_hour,
+        seen.ANNOTATION_SETTINGS: settings(spec),
+        seen.ANNOTATION_ASKS_FOR: asks_for(create.pool_spec),
     }
+    queue = {seen.LABEL_QUEUE: spec.queue_name} if spec.queue_name is not None else {}
     if create.on_demand_price_per_hour is not None:
         annotations[seen.ANNOTATION_ON_DEMAND_PRICE] = create.on_demand_price_per_hour
     return {
@@ -160,6 +187,7 @@ def _metadata(run: RunSeen, create: CreatePod) -> Object:
             seen.LABEL_RUN_UID: run.uid,
             seen.LABEL_ATTEMPT: str(create.attempt),
             seen.LABEL_POOL: create.pool[:63].rstrip("-."),
+            **queue,
         },
         "annotations": annotations,
         "finalizers": [seen.POD_FINALIZER],
@@ -173,6 +201,18 @@ def _metadata(run: RunSeen, create: CreatePod) -> Object:
                 "blockOwnerDeletion": True,
             }
         ],
+    }
+
+
+def _away_from(nodes: tuple[str, ...]) -> Object:
+    """Return the affinity that keeps a pod off *nodes*: by name, for a host name label may be another's."""
+    if not nodes:
+        return {}
+    # A term takes one value of a name: that it is none of several is said once for each.
+    unlike = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in nodes]
+    terms = [{"matchFields": unlike}]
+    return {
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
     }
 
 

@@ -47,7 +47,9 @@ class Store:
     The methods that write return what they changed, so that the owners can be woken.
     """
 
-    def __init__(self, index: Index | None = None) -> None:
+    def __init__(self, index: Index | None = None, slim: Callable[[Object], Object] = lambda thing: thing) -> None:
+        """*slim* returns as much of an object as is to be kept: at least what names it and its version."""
+        self._slim = slim
         self._index = index or (lambda _thing: ())
         self._objects: dict[Key, Object] = {}
         self._by_value: dict[str, dict[Key, Object]] = {}
@@ -119,6 +121,7 @@ class Store:
         return self._set(key, thing)
 
     def _set(self, key: Key, new: Object | None) -> Change:
+        new = self._slim(new) if new is not None else None
         old = self._objects.pop(key, None)
         if old is not None:
             for value in self._index(old):

@@ -9,6 +9,7 @@ from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
     EndpointConnectionError,
+    FlexibleChecksumError,
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
@@ -18,8 +19,8 @@ from botocore.exceptions import (
 
 from lorafinetune.storage import errors
 
-BROKEN_BODY: Final = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
-"""An answer had begun, and broke off."""
+BROKEN_BODY: Final = (FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+"""An answer had begun, and broke off, or its bytes are not those of its checksum."""
 DENIED: Final = {
     "AccessDenied",
     "AllAccessDisabled",

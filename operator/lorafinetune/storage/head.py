@@ -45,7 +45,9 @@ class Stored(NamedTuple):
 def read(bucket: Bucket) -> Stored:
     """Read the head of the run whose prefix *bucket* stands on. One of another version raises OtherVersion."""
     try:
-        body, etag = bucket.get(layout.HEAD, limit=MAX_HEAD_BYTES)
+        # Bytes of one version with the ETag of the next would let a swap undo what it has not seen: a claim, say. A
+        # store that keeps them in two files (versitygw with a sidecar) gives that to who reads while it writes.
+        body, etag = bucket.get(layout.HEAD, limit=MAX_HEAD_BYTES, checked=True)
     except errors.ObjectMissing:
         return Stored(None, None)
     try:

@@ -66,7 +66,7 @@ def count_images(bucket: Bucket, field: str = "dataset.source") -> int:
     for looked, listed in enumerate(bucket.walk(limit=LOOKED_AT), start=1):  # noqa: B007 - told below
         images += listed.key.lower().endswith(IMAGE_SUFFIXES)
     if not images:
-        what = f"{looked} objects, but no image" if looked else "nothing"
+        what = f"{looked} object{'' if looked == 1 else 's'}, but no image" if looked else "nothing"
         raise EmptyDataset(
             f"{field} {bucket.uri()} holds {what}: put {', '.join(IMAGE_SUFFIXES[:4])} files there, or mend the URI"
         )

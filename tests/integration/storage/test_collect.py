@@ -177,7 +177,7 @@ def test_images_are_counted(bucket: Bucket) -> None:
     with pytest.raises(probe.EmptyDataset, match="holds nothing"):
         probe.count_images(bucket)
     bucket.put("notes.txt", b"")
-    with pytest.raises(probe.EmptyDataset, match="1 objects, but no image"):
+    with pytest.raises(probe.EmptyDataset, match="1 object, but no image"):
         probe.count_images(bucket)
     bucket.put("cat.JPG", b"")
     assert probe.count_images(bucket) == 1

@@ -11,7 +11,7 @@ import pytest
 
 from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.contract import layout
-from lorafinetune.contract.head import ArtifactEntry, Head
+from lorafinetune.contract.head import ArtifactEntry, CheckpointEntry, Head
 from lorafinetune.contract.plan import Plan
 from lorafinetune.engine.decision import Job
 from lorafinetune.engine.observation import RunSeen
@@ -148,18 +148,29 @@ async def test_a_prefix_that_was_emptied_after_success_stays_so(jobs: Jobs, s3: 
 
 
 @pytest.mark.parametrize(
-    ("plan", "spec_steps", "artifact", "ok", "steps"),
+    ("plan", "spec_steps", "wanted", "artifact", "ok", "steps"),
     [
-        pytest.param(PLAN, None, 30, True, 30, id="as many as the plan says"),
-        pytest.param(PLAN, None, 20, False, 30, id="fewer than the plan says"),
-        pytest.param(PLAN, 20, 20, True, 20, id="the spec comes before the plan"),
-        pytest.param(None, None, 20, True, 20, id="a head that was made anew has no plan"),
-        pytest.param(PLAN, None, None, False, 30, id="none at all"),
-        pytest.param(None, None, None, False, 0, id="none, and nobody knows"),
+        pytest.param(PLAN, None, None, 30, True, 30, id="as many as the plan says"),
+        pytest.param(PLAN, None, None, 20, False, 30, id="fewer than the plan says"),
+        pytest.param(PLAN, 20, None, 20, True, 20, id="the spec comes before the plan"),
+        pytest.param(None, None, None, 20, True, 20, id="a head that was made anew has no plan"),
+        pytest.param(PLAN, None, None, None, False, 30, id="none at all"),
+        pytest.param(None, None, None, None, False, 0, id="none, and nobody knows"),
+        pytest.param(PLAN, 30, 20, 20, True, 20, id="published at a limit"),
+        pytest.param(PLAN, 30, 20, 25, True, 20, id="published at a limit, from a newer checkpoint than was known"),
+        pytest.param(PLAN, 30, 20, 10, False, 20, id="an older one than the checkpoint that was to be published"),
+        pytest.param(PLAN, 30, 20, None, False, 20, id="nothing was published"),
     ],
 )
-async def test_an_artifact_must_have_the_steps_of_spec_or_plan(
-    plan: Plan | None, spec_steps: int | None, artifact: int | None, ok: bool, steps: int, jobs: Jobs, s3: Access
+async def test_an_artifact_must_have_the_steps_of_spec_or_plan_or_those_that_were_asked_for(
+    plan: Plan | None,
+    spec_steps: int | None,
+    wanted: int | None,
+    artifact: int | None,
+    ok: bool,
+    steps: int,
+    jobs: Jobs,
+    s3: Access,
 ) -> None:
     bucket, run = place(s3), spec(s3.endpoint)
     if spec_steps is not None:
@@ -172,12 +183,37 @@ async def test_an_artifact_must_have_the_steps_of_spec_or_plan(
     stored.change(bucket, lambda _: Head(run_uid=RUN.uid, attempt=1, pod_uid="p", plan=plan, artifact=entry))
     try:
         for job in (Job.READ, Job.VERIFY):
-            jobs.start(job, RUN, run, attempt=1)
+            jobs.start(job, RUN, run, attempt=1, steps=wanted)
         await until(lambda: jobs.seen(RUN.uid).artifact and jobs.seen(RUN.uid).read, "both have answers", 10)
         found = jobs.seen(RUN.uid)
         assert found.planned_steps == (plan.steps if plan else None)
         assert found.artifact is not None
         assert (found.artifact.ok, found.artifact.steps) == (ok, steps), found.artifact.message
+        assert found.artifact.step == (artifact if ok else None)
+    finally:
+        bucket.delete([one.key for one in bucket.walk()])
+
+
+@pytest.mark.parametrize(("newest", "ok"), [(15, True), (20, False)])
+async def test_where_the_newest_checkpoint_was_damaged_the_one_before_it_is_what_can_be_published(
+    newest: int, ok: bool, jobs: Jobs, s3: Access
+) -> None:
+    bucket, run = place(s3), spec(s3.endpoint)
+    said = {"kind": "artifact", "run_uid": RUN.uid, "attempt": 1, "step": 15, "updates": 15}
+    sha256 = put_files(bucket, layout.artifact(1), {layout.LORA: b"x"}, **said)
+    head = Head(
+        run_uid=RUN.uid,
+        attempt=1,
+        checkpoints=[CheckpointEntry(attempt=1, step=newest, manifest_sha256="0" * 64)],
+        artifact=ArtifactEntry(attempt=1, step=15, manifest_sha256=sha256),
+    )
+    stored.change(bucket, lambda _: head)
+    try:
+        jobs.start(Job.VERIFY, RUN, run, attempt=1, steps=20)
+        await until(lambda: jobs.seen(RUN.uid).artifact, "it has an answer", 10)
+        found = jobs.seen(RUN.uid).artifact
+        assert found is not None
+        assert (found.ok, found.steps, found.step) == (ok, 20, 15 if ok else None), found.message
     finally:
         bucket.delete([one.key for one in bucket.walk()])
 
@@ -198,4 +234,4 @@ async def test_a_class_set_without_images_is_found_before_a_gpu_is_paid_for(jobs
     await until(lambda: (seen := jobs.seen(RUN.uid).checked) and seen.ok, "it is good now", 20)
     checked = jobs.seen(RUN.uid).checked
     assert checked is not None
-    assert "the data set holds 1 images, the class set holds 1 images" in checked.message
+    assert "the data set holds 1 image, the class set holds 1 image" in checked.message

@@ -36,7 +36,7 @@ class Kind(StrEnum):
 @dataclass
 class Fault:
     """Happens to the next *times* requests of *method* whose path ends with *suffix* and holds *contains*,
-    whose body holds *body*, and among whose headers (in lower case) is *header*.
+    whose query holds *query*, whose body holds *body*, and among whose headers (in lower case) is *header*.
     """
 
     kind: Kind
@@ -44,6 +44,7 @@ class Fault:
     suffix: str = ""
     times: int = 1
     contains: str = ""
+    query: str = ""
     body: bytes = b""
     header: str = ""
     override: Callable[[str, bytes], str] | None = None
@@ -87,7 +88,8 @@ class Proxy:
     """Called after each request that may have changed something, while no other one goes on."""
     one_at_a_time: threading.RLock = field(default_factory=threading.RLock)
 
-    def next_fault(self, method: str, path: str, body: bytes, headers: set[str]) -> Fault | None:
+    def next_fault(self, method: str, target: str, body: bytes, headers: set[str]) -> Fault | None:
+        path, query = urlsplit(target).path, unquote(urlsplit(target).query)
         kind = self.interfere(method, path) if self.interfere is not None else None
         if kind is not None:
             return Fault(kind)
@@ -95,7 +97,8 @@ class Proxy:
             self.seen.append((method, path))
             for fault in self.faults:
                 meant = method == fault.method and path.endswith(fault.suffix) and fault.contains in path
-                meant = meant and fault.body in body and (not fault.header or fault.header in headers)
+                meant = meant and fault.query in query and fault.body in body
+                meant = meant and (not fault.header or fault.header in headers)
                 if fault.times and meant:
                     fault.times -= 1
                     self.happened.append(fault.kind)
@@ -122,9 +125,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
 
         def answer(self) -> None:
             body = self.receive(int(self.headers.get("Content-Length", "0")))
-            fault = state.next_fault(
-                self.command, urlsplit(self.path).path, body, {name.lower() for name in self.headers}
-            )
+            fault = state.next_fault(self.command, self.path, body, {name.lower() for name in self.headers})
             kind = fault.kind if fault else None
             if kind is Kind.HANG:
                 time.sleep(HANG_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import functools
 import importlib
@@ -51,6 +52,8 @@ CONSTANTS = "TEST_CONSTANTS"
 """Variable of a forked trainer's environment: JSON, other values for constants of modules, so that waits are short."""
 LIMIT = 90.0
 PIPE_BYTES = 4096
+STACKS = "stacks"
+"""Where an attempt that does not end writes what its threads are at."""
 
 Line = dict[str, Any]
 
@@ -128,6 +131,9 @@ def _become_trainer(arguments: list[str], environment: dict[str, str], output: s
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.environ.update(environment)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, of which the trainer takes notice
+    stacks = Path(environment["TMPDIR"], STACKS).open("w")  # noqa: SIM115 - for as long as the process lives
+    faulthandler.register(signal.SIGUSR2, stacks, all_threads=True)
     for place, value in json.loads(os.environ.pop(CONSTANTS, "{}")).items():
         module, _, constant = place.rpartition(".")
         setattr(importlib.import_module(module), constant, value)
@@ -209,12 +215,21 @@ class Trainer:
     def end(self, limit: float = LIMIT) -> int:
         """Wait for its end and return its exit code (minus the signal's number where one ended it)."""
         self.process.join(limit)
-        assert self.process.exitcode is not None, f"not ended within {limit} s: {self.tail()}"
+        assert self.process.exitcode is not None, f"not ended within {limit} s: {self.tail()}\n{self.stacks()}"
         return int(self.process.exitcode)
 
     @property
     def last_words(self) -> Termination:
         return Termination.model_validate_json((self.folder / "termination").read_text())
+
+    def stacks(self) -> str:
+        """What the threads of a living attempt are at, as far as it answers."""
+        path = self.folder / STACKS
+        if not path.exists():
+            return "no stacks: it was started from nothing"
+        os.kill(self.process.pid, signal.SIGUSR2)
+        time.sleep(1.0)  # it has no way to say that it is done
+        return path.read_text()
 
     def tail(self) -> str:
         path = self.folder / "output"

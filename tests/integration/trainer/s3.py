@@ -76,10 +76,11 @@ class Access:
 
 
 @contextlib.contextmanager
-def serve(directory: Path, *, nice: int = 0) -> Iterator[Access]:
+def serve(directory: Path, *, nice: int = 0, sidecar: bool = False) -> Iterator[Access]:
     """Run versitygw with one bucket; it ends with the block, and with this process, however that ends.
 
-    *nice* is what it yields to others of the processor.
+    *nice* is what it yields to others of the processor. With a *sidecar*, as in a local cluster, ETags and checksums
+    lie beside the objects, and not in their extended attributes.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -88,7 +89,8 @@ def serve(directory: Path, *, nice: int = 0) -> Iterator[Access]:
     credentials, data = directory / "credentials", directory / "data"
     credentials.mkdir()
     (data / BUCKET).mkdir(parents=True)
-    (directory / "versions").mkdir()
+    for beside in ("versions", "sidecar"):
+        (directory / beside).mkdir()
     (credentials / "AWS_ACCESS_KEY_ID").write_text(key_id)
     (credentials / "AWS_SECRET_ACCESS_KEY").write_text(f"{secret_key}\n")
     server = [
@@ -101,6 +103,7 @@ def serve(directory: Path, *, nice: int = 0) -> Iterator[Access]:
         "posix",
         "--versioning-dir",
         str(directory / "versions"),
+        *(["--sidecar", str(directory / "sidecar")] if sidecar else []),
         str(data),
     ]
     status_read, status_write = os.pipe()

@@ -182,7 +182,8 @@ def test_an_attempt_cut_off_before_its_first_object_puts_none_after_the_collecti
     trainers: Trainers, name: str
 ) -> None:
     with proxy(trainers.s3.endpoint) as between:
-        between.faults = [Fault(Kind.HOLD, "GET", f"/{BUCKET}")]  # the question what conditioning is there already
+        # The question what conditioning is there already.
+        between.faults = [Fault(Kind.HOLD, "GET", f"/{BUCKET}", query=layout.CONDITIONING)]
         run = trainers.run(name, storage={"endpoint": between.endpoint})
         stored.mark_owner(run.bucket, stored.Owner(run_uid=run.config.run.uid))
         late = run.start("--attempt", "1")

@@ -7,7 +7,9 @@ from typing import Any
 
 from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.gpupool import GPUPoolSpec
-from lorafinetune.api.status import AttemptStatus, LoRAFineTuneStatus
+from lorafinetune.api.status import AttemptStatus, LoRAFineTuneStatus, LostStatus, Totals
+from lorafinetune.engine.ending import PREEMPTIONS
+from lorafinetune.engine.evidence import Evidence
 from lorafinetune.engine.observation import NodeSeen, Observation, PodSeen, RunSeen, StorageChecked, StorageSeen, Tidied
 from lorafinetune.engine.times import stamp
 
@@ -27,14 +29,25 @@ def spec(**changes: Any) -> LoRAFineTuneSpec:
 
 
 def pool(
-    price: str = "0.348", *, capacity: str = "Spot", default: bool = True, product: str = "RTX-4090"
+    price: str = "0.348",
+    *,
+    capacity: str = "Spot",
+    default: bool = True,
+    product: str = "RTX-4090",
+    memory: int | None = None,
+    namespaces: list[str] | None = None,
+    most: int | None = None,
+    timeout: str = "10m",
 ) -> GPUPoolSpec:
-    body = {
+    body: dict[str, Any] = {
         "capacityType": capacity,
         "nodeSelector": {"pool": "x"},
-        "gpu": {"product": product},
+        "gpu": {"product": product, "memoryGiB": memory},
         "pricePerHour": price,
         "default": default,
+        "allowedNamespaces": namespaces,
+        "maxConcurrentAttempts": most,
+        "provisioningTimeout": timeout,
     }
     return GPUPoolSpec.model_validate(body)
 
@@ -62,6 +75,11 @@ def ended(attempt: int = 1, exit_code: int | None = 137, **changes: Any) -> PodS
     return pod(attempt, **({"phase": "Failed", "exit_code": exit_code, "ended": NOW - 1} | changes))
 
 
+def evidence(pod: PodSeen, node: NodeSeen | None, **facts: Any) -> Evidence:
+    """What is known of that pod's end, at NOW."""
+    return Evidence(**({"pod": pod, "node": node, "now": NOW, "steps": 500} | facts))
+
+
 def attempt(number: int = 1, **changes: Any) -> AttemptStatus:
     plain = AttemptStatus(
         number=number,
@@ -77,7 +95,11 @@ def attempt(number: int = 1, **changes: Any) -> AttemptStatus:
 
 
 def status(*attempts: AttemptStatus, **changes: Any) -> LoRAFineTuneStatus:
+    """A started run's. *preemptions* of which no attempt tells stand in the totals, where they are counted from."""
     newest = attempts[-1].number if attempts else None
+    untold = changes.get("preemptions", 0) - sum(one.cause in PREEMPTIONS for one in attempts)
+    if untold > 0 and "totals" not in changes:
+        changes["totals"] = Totals(lost=[LostStatus(cause="Preempted", attempts=untold)])
     plain = LoRAFineTuneStatus(attempts=list(attempts), attempt=newest, start_time=stamp(NOW - 200))
     return plain.model_copy(update=changes)
 

@@ -26,6 +26,8 @@ from lorafinetune.engine.decision import (
     RemoveFinalizer,
     StartJob,
 )
+from lorafinetune.engine.fleet import Fact, Fleet, News, learn
+from lorafinetune.engine.news import fold, recall
 from lorafinetune.engine.observation import (
     ArtifactChecked,
     NodeSeen,
@@ -40,7 +42,13 @@ from lorafinetune.engine.progress import Progress
 from lorafinetune.engine.rules import decide
 from tests.unit.engine.given import NOW, UID, pool, spec
 
-STEPS = 20
+STEPS = 100
+POOLS = {
+    "spot": pool("0.3"),
+    "other": pool("0.4"),
+    "sure": pool("1.2", capacity="OnDemand", default=False),
+}
+PLACEMENT = {"pools": ["spot", "other"], "onDemand": {"pools": ["sure"], "afterPreemptions": 1}}
 EVERY = 5
 ZERO = "0" * 64
 
@@ -61,26 +69,38 @@ class World:
     progress: Progress | None = None
     storage: StorageSeen = field(default_factory=StorageSeen)
     suspended: bool = False
+    limits: dict[str, Any] = field(default_factory=dict)
+    publishing: set[int] = field(default_factory=set)
     gone: bool = False
     fence: int = 0
     durable: int = 0
     steps: dict[int, int] = field(default_factory=dict)
-    artifact: bool = False
+    artifact: int | None = None
+    """Of which step it is."""
     marked: bool = False
     last: Decision | None = None
+    fleet: Fleet = field(default_factory=dict)
+    dry: set[str] = field(default_factory=set)
+    """Pools that give no node now."""
+    avoided: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def observe(self) -> Observation:
         return Observation(
             run=self.run,
-            spec=spec(training={"steps": STEPS}, suspend=self.suspended),
+            spec=spec(training={"steps": STEPS}, suspend=self.suspended, placement=PLACEMENT, limits=self.limits),
             status=self.status,
             pods=tuple(self.pods[number] for number in sorted(self.pods)),
             nodes=dict(self.nodes),
-            pools={"spot": pool()},
+            pools=POOLS,
+            fleet={name: replace(known, waiting=self.waiting(name)) for name, known in self.fleet.items()},
             now=self.now,
             progress=self.progress,
             storage=self.storage,
         )
+
+    def waiting(self, name: str) -> int:
+        """Attempts in that pool that have no node."""
+        return sum(pod.pool == name and pod.node is None and not pod.is_over for pod in self.pods.values())
 
     def operate(self, crash_after: int | None = None) -> None:
         """One pass of the operator, which dies before its *crash_after*-th write."""
@@ -88,7 +108,8 @@ class World:
             return
         decision = self.last = decide(self.observe())
         assert decision.message, decision
-        assert decision.look_again is not None or decision.reason in RESTS | EVENT_DRIVEN, decision
+        ended = decision.status.phase == "Failed"
+        assert ended or decision.next_look is not None or decision.reason in RESTS | EVENT_DRIVEN, decision
         writes = [action for action in decision.actions if not isinstance(action, RemoveFinalizer)]
         for count, action in enumerate(writes):
             if count == crash_after:
@@ -103,11 +124,13 @@ class World:
             self.gone = True
             return
         assert (decision.status.step or 0) >= (self.status.step or 0), "the step went down"
+        self.fleet = fold(self.fleet, self.status, decision.status, self.now)
         self.status = decision.status
 
     def forget(self) -> None:
         """A restarted operator knows what the cluster knows, and nothing else."""
         self.progress, self.storage = None, StorageSeen()
+        self.fleet = recall([self.status], self.now)
 
     def do(self, action: Any) -> None:
         match action:
@@ -119,8 +142,8 @@ class World:
                 self.change(uid, deleting=True)
             case ReleasePod(uid=uid):
                 self.change(uid, has_finalizer=False)
-            case StartJob(job):
-                self.answer(job)
+            case StartJob(job, steps):
+                self.answer(job, steps)
 
     def create(self, create: CreatePod) -> None:
         if create.attempt in self.pods:
@@ -132,6 +155,13 @@ class World:
             node = self.nodes.get(pod.node or "")
             assert pod.is_over or node is None or not node.ready, f"a second live attempt beside {pod}"
         number = create.attempt
+        self.avoided[number] = create.avoid_nodes
+        if create.publish:
+            assert self.last is not None
+            assert self.last.status.checkpoint is not None, "there is nothing to publish"
+            self.publishing.add(number)
+        else:
+            assert self.status.limit is None, "no more is trained"
         self.progress = None if self.progress is None or self.progress.attempt != number else self.progress
         self.storage = replace(self.storage, artifact=None)
         self.pods[number] = PodSeen(
@@ -142,8 +172,9 @@ class World:
             phase="Pending",
             created=self.now,
             has_finalizer=True,
-            capacity_type="Spot",
-            price_per_hour="0.3",
+            capacity_type=create.pool_spec.capacity_type.value,
+            price_per_hour=create.pool_spec.price_per_hour,
+            avoids=bool(create.avoid_nodes),
         )
 
     def change(self, uid: str, **changes: Any) -> None:
@@ -151,7 +182,7 @@ class World:
             if pod.uid == uid:
                 self.pods[number] = replace(pod, **changes)
 
-    def answer(self, job: Job) -> None:
+    def answer(self, job: Job, steps: int | None = None) -> None:
         match job:
             case Job.CHECK:
                 self.storage = replace(
@@ -161,17 +192,16 @@ class World:
                 self.marked = True
                 self.storage = replace(self.storage, marked=Tidied(True, "", "", self.now))
             case Job.VERIFY:
-                found = ArtifactStatus(uri="s3://loras/a/", file="x", sha256=ZERO, size=1) if self.artifact else None
-                self.storage = replace(
-                    self.storage,
-                    artifact=ArtifactChecked(
-                        found is not None, True, "ArtifactMissing", "the answer", self.now, STEPS, found
-                    ),
+                wanted, made = steps or STEPS, self.artifact or 0
+                found = ArtifactStatus(uri="s3://a/", file="x", sha256=ZERO, size=1) if made >= wanted else None
+                answer = ArtifactChecked(
+                    found is not None, True, "ArtifactMissing", "the answer", self.now, wanted, found, made
                 )
+                self.storage = replace(self.storage, artifact=answer)
             case Job.PRUNE:
                 self.storage = replace(self.storage, pruned=Tidied(True, "", "", self.now))
             case Job.READ:
-                newest = CheckpointEntry(attempt=1, step=self.durable, manifest_sha256=ZERO) if self.durable else None
+                newest = self.entry(1, self.durable) if self.durable else None
                 self.storage = replace(self.storage, newest=newest, read=self.now)
             case Job.BURY:
                 self.fence = 10**9
@@ -182,6 +212,9 @@ class World:
                     assert pod.is_over or node is None or not node.ready, "collected under a living trainer"
                 self.marked = False
                 self.storage = replace(self.storage, collected=Tidied(True, "", "0 objects deleted", self.now))
+
+    def entry(self, attempt: int, step: int) -> CheckpointEntry:
+        return CheckpointEntry(attempt=attempt, step=step, manifest_sha256=ZERO)
 
     def end(self, pod: PodSeen, exit_code: int | None, **changes: Any) -> None:
         phase = "Succeeded" if exit_code == 0 else "Failed"
@@ -207,12 +240,24 @@ class Lives(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
 
-    @initialize()
-    def apply(self) -> None:
+    @initialize(begins=st.sampled_from(["new", "waits", "on demand"]))
+    def apply(self, begins: str) -> None:
         self.world.nodes["node-1"] = NodeSeen("node-1", ready=True)
-        for _ in range(3):
+        for _ in range(8):
             self.world.operate()
+        if begins == "waits":
+            self.world.dry = {"spot"}
+            self.signs_are_seen("no_scale_up")
+            self.time_passes(12)
         self.schedule(1)
+        if begins == "on demand":
+            self.train(EVERY, True)
+            self.time_passes(35)
+            self.preempt(True, "EvictionByEvictionAPI")
+            for _ in range(3):
+                self.world.operate()
+            self.schedule(2)
+            self.train(EVERY, True)
 
     @rule(passes=st.integers(1, 4))
     def operate(self, passes: int) -> None:
@@ -223,7 +268,7 @@ class Lives(RuleBasedStateMachine):
     def operator_crashes(self, after: int) -> None:
         self.world.operate(crash_after=after)
 
-    @rule(seconds=st.sampled_from([0.5, 3, 12, 35, 130]))
+    @rule(seconds=st.sampled_from([0.5, 3, 12, 35, 130, 700]))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
         self.world.sweep_pods()
@@ -237,8 +282,27 @@ class Lives(RuleBasedStateMachine):
         if name not in self.world.nodes or not self.world.nodes[name].ready:
             self.world.nodes[name] = NodeSeen(name, ready=True)
         for pod in self.living():
-            if pod.node is None:
-                self.world.pods[pod.attempt] = replace(pod, node=name, phase="Running", started=self.world.now)
+            if pod.node is None and pod.pool not in self.world.dry and name not in self.world.avoided[pod.attempt]:
+                self.world.pods[pod.attempt] = replace(
+                    pod, node=name, phase="Running", started=self.world.now, no_scale_up="", scale_up_since=None
+                )
+
+    @rule(names=st.sets(st.sampled_from(sorted(POOLS))))
+    def pools_run_dry(self, names: set[str]) -> None:
+        self.world.dry = names
+
+    @rule(name=st.sampled_from(sorted(POOLS)))
+    def another_run_is_placed(self, name: str) -> None:
+        if name not in self.world.dry:
+            self.world.fleet = learn(self.world.fleet, [Fact(self.world.now, name, News.PLACED)])
+            self.world.operate()
+
+    @rule(sign=st.sampled_from(["no_scale_up", "insufficient_capacity", "scale_up_since", "unschedulable"]))
+    def signs_are_seen(self, sign: str) -> None:
+        for pod in self.living():
+            if pod.node is None and pod.pool in self.world.dry:
+                value: Any = self.world.now if sign == "scale_up_since" else "there is none"
+                self.world.pods[pod.attempt] = replace(pod, **{sign: value})
 
     @rule(steps=st.integers(1, 8), heard=st.booleans())
     def train(self, steps: int, heard: bool) -> None:
@@ -247,6 +311,11 @@ class Lives(RuleBasedStateMachine):
             if pod.node is None or pod.attempt < world.fence:
                 continue
             world.fence = pod.attempt
+            if pod.attempt in world.publishing:
+                if not pod.deleting:
+                    world.artifact = world.durable
+                    world.end(pod, 0)
+                continue
             step = min(STEPS, world.steps.get(pod.attempt, world.durable) + steps)
             world.steps[pod.attempt] = step
             world.durable = max(world.durable, step - step % EVERY)
@@ -256,17 +325,18 @@ class Lives(RuleBasedStateMachine):
                     if world.progress and world.progress.attempt == pod.attempt
                     else Progress(pod.attempt)
                 )
-                entry = CheckpointEntry(attempt=pod.attempt, step=world.durable, manifest_sha256=ZERO)
+                entry = world.entry(pod.attempt, world.durable)
                 world.progress = replace(
                     known,
                     sequence=known.sequence + 1,
                     step=step,
                     phase=Phase.TRAINING,
                     heard=world.now,
+                    seconds_per_step=900.0,
                     checkpoint=entry if world.durable else None,
                 )
             if step == STEPS and not pod.deleting:
-                world.artifact = True
+                world.artifact = STEPS
                 world.end(pod, 0)
 
     @rule(save=st.booleans(), mark=st.sampled_from(["EvictionByEvictionAPI", "", "DeletionByTaintManager"]))
@@ -305,6 +375,17 @@ class Lives(RuleBasedStateMachine):
     def suspend(self, on: bool) -> None:
         self.world.suspended = on
 
+    @precondition(lambda self: not self.world.limits)
+    @rule(
+        limit=st.sampled_from([
+            {"maxDuration": "1m"}, {"maxDuration": "5m"}, {"maxCost": "0.003"}, {"attempts": {"preemptions": 1}},
+            {"attempts": {"withoutProgress": 3}},
+        ]),
+        at_limit=st.sampled_from(["Fail", "Publish"]),
+    )  # fmt: skip
+    def user_sets_a_limit(self, limit: dict[str, Any], at_limit: str) -> None:
+        self.world.limits = {"atLimit": at_limit, **limit}
+
     @precondition(lambda self: self.world.run.deleting_since is None)
     @rule()
     def user_deletes_pod(self) -> None:
@@ -312,9 +393,9 @@ class Lives(RuleBasedStateMachine):
             self.world.pods[pod.attempt] = replace(pod, deleting=True)
 
     @precondition(lambda self: self.world.run.has_finalizer)
-    @rule()
-    def user_deletes_run(self) -> None:
-        if self.world.run.deleting_since is None:
+    @rule(meant=st.integers(0, 4))
+    def user_deletes_run(self, meant: int) -> None:
+        if meant == 0 and self.world.run.deleting_since is None:
             self.world.run = replace(self.world.run, deleting_since=self.world.now)
 
     @invariant()
@@ -326,6 +407,7 @@ class Lives(RuleBasedStateMachine):
         """The faults are over: whatever happened, the run comes to a good end."""
         world = self.world
         world.suspended = False
+        world.dry = set()
         for _ in range(60):
             self.heal_nodes()
             world.operate()
@@ -341,10 +423,24 @@ class Lives(RuleBasedStateMachine):
         assert not [pod for pod in world.pods.values() if pod.has_finalizer], "a pod was left held"
         if world.run.deleting_since is not None:
             assert world.gone, world.last
+        elif world.status.phase == "Failed":
+            self.ended_at_its_limit()
         else:
             assert world.status.phase == "Succeeded", world.last
             assert world.status.step == STEPS
             assert world.status.checkpoint is None, "its folder is gone"
+
+    def ended_at_its_limit(self) -> None:
+        """Nothing but a limit ends a run here, and what there is has been published if that was asked for."""
+        world, status = self.world, self.world.status
+        assert world.limits, world.last
+        assert not self.living(), "an attempt lives on"
+        assert status.completion_time is not None
+        if world.limits["atLimit"] == "Publish" and world.durable:
+            assert status.artifact is not None, world.last
+            assert world.artifact == world.durable
+        else:
+            assert status.artifact is None
 
 
 Lives.TestCase.settings = settings(

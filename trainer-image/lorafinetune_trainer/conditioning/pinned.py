@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from lorafinetune.contract import canonical, layout
+from lorafinetune.contract.exit_codes import ExitCode
 from lorafinetune.contract.head import ConditioningEntry
 from lorafinetune.contract.manifest import MAX_FILES, MAX_MANIFEST_BYTES, File, Manifest
 from lorafinetune.storage import errors, inventory
@@ -22,7 +23,7 @@ from lorafinetune_trainer.conditioning.objects import Compute, Objects
 from lorafinetune_trainer.conditioning.recipe import Recipe
 from lorafinetune_trainer.conditioning.samples import Sample, Samples
 from lorafinetune_trainer.data.dataset import Dataset, Image
-from lorafinetune_trainer.failure import invalid
+from lorafinetune_trainer.failure import Failure, invalid
 from lorafinetune_trainer.saving import state
 
 if TYPE_CHECKING:
@@ -143,6 +144,20 @@ def load(bucket: Bucket, entry: ConditioningEntry) -> Samples:
         empty=shown[index.empty.prompts][0] if index.empty is not None else None,
         validation=tuple(shown[one.prompts][0] for one in index.validation),
         validation_words=tuple(one.words for one in index.validation),
+    )
+
+
+def contents(bucket: Bucket, entry: ConditioningEntry) -> Index:
+    """Return the table of contents alone; raises NotVerified where it is missing or changed."""
+    return _contents(bucket, entry)[0]
+
+
+def lost(error: Exception) -> Failure:
+    """Return the failure of a run whose conditioning cannot be read."""
+    return Failure(
+        ExitCode.FAILED,
+        "ConditioningLost",
+        f"the run's pinned latents are damaged, so it cannot go on as it began: create it anew ({error})",
     )
 
 

@@ -166,6 +166,7 @@ def _settings(product: Product) -> dict[str, object]:
         "class images": product.class_images or None,
         "instance prompt": config.dataset.instance_prompt or "none: captions of the images, or words of their folders",
         "steps": f"{product.steps}"
+        + (f" of {product.planned}: the run was stopped at a limit" if product.planned is not None else "")
         + (f", of which {product.updates} changed the weights" if product.updates != product.steps else ""),
         "images per step": f"{product.images_per_step}"
         + (f": {training.images_per_step} training images, as many class images" if product.class_images else ""),

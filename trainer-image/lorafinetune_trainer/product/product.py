@@ -51,6 +51,16 @@ class Product:
     """What the UNet predicts."""
     base_zero_snr: bool = False
     """Whether the base model's own noise schedule ends in pure noise."""
+    planned: int | None = None
+    """Steps that the run was to have, where it was stopped at a limit before. No header tells of it: the LoRA is the
+    same as that of a run of so few steps."""
+
+    @property
+    def extent(self) -> str:
+        """Of how many steps it is, in words; nothing where it is of all."""
+        if self.planned is None:
+            return ""
+        return f"of step {self.steps} of {self.planned}, where the run was stopped at a limit, "
 
     @property
     def zero_terminal_snr(self) -> bool:

@@ -78,8 +78,8 @@ def interval(settings: Settings, total: int) -> int:
 class Validation:
     """Makes the pictures of one attempt."""
 
-    def __init__(self, wires: Wires, settings: Settings, means: Means, *, total: int) -> None:
-        """*total* is the run's number of steps."""
+    def __init__(self, wires: Wires, settings: Settings, means: Means | None, *, total: int) -> None:
+        """*total* is the run's number of steps. Without *means* there are the pictures that were made before."""
         self._wires = wires
         self._settings = settings
         self._means = means
@@ -155,6 +155,7 @@ class Validation:
         self._tell(step, done=self._count - len(missing))
         deadline = time.monotonic() + MAX_SECONDS
         means, settings = self._means, self._settings
+        assert means is not None, "an attempt that only publishes shows nothing"
         weights = {one: tensor.to(means.device) for one, tensor in means.published().items()}
         recipe = sampler.Recipe(means.edge, settings.inference_steps, settings.guidance, settings.seed)
         negative = means.encode(settings.negative_prompt, weights) if settings.negative_prompt else None

@@ -27,6 +27,8 @@ from lorafinetune_trainer.saving.uploads import Upload
 if TYPE_CHECKING:
     import torch
 
+LORA, EMA = "lora.", "ema."
+"""How the names of the weights, and of their average, begin in a snapshot."""
 PARALLEL: Final = 4
 """Parts that are put at once."""
 ORDER_SECONDS: Final = 1.0
@@ -45,6 +47,11 @@ class Snapshot:
     updates: int
     tensors: Mapping[str, torch.Tensor]
     scalars: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+    def published(self, *, average: bool) -> dict[str, torch.Tensor]:
+        """Return the weights that are exported, by name: their *average* where the run keeps one."""
+        begin = EMA if average else LORA
+        return {name.removeprefix(begin): one for name, one in self.tensors.items() if name.startswith(begin)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +278,10 @@ class Checkpoints:
             attempt=self.attempt, step=step, manifest_sha256=sha256, size=manifest.total_bytes, deviation=self.deviation
         )
         with self._order:
-            self.head = stored.change(self._bucket, lambda head: heads.publish(self._mine(head), entry))
+            rejected = frozenset(self.rejected)
+            self.head = stored.change(
+                self._bucket, lambda head: heads.publish(self._mine(head), entry, rejected=rejected)
+            )
         return entry
 
     def check_fence(self) -> None:

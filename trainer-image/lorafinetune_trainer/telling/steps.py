@@ -26,8 +26,8 @@ class Steps:
     peak: float | None
     """Peak rate of the GPU, where that is known."""
 
-    def tell(self, progress: Progress) -> None:
-        """Tell of one step; returns at once."""
+    def tell(self, progress: Progress, *, save_seconds: float | None, checkpoint_every_steps: int) -> None:
+        """Tell of one step, what a checkpoint costs, and how often one is made; returns at once."""
         share = throughput.share(self.operations, progress.images_per_second, self.peak)
         self.metrics.add(
             metrics.line(
@@ -53,6 +53,8 @@ class Steps:
             images_per_second=progress.images_per_second,
             mfu=share,
             memory_bytes=progress.memory_bytes,
+            save_seconds=save_seconds,
+            checkpoint_every_steps=checkpoint_every_steps,
         )
 
 

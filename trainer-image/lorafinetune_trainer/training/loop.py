@@ -20,7 +20,7 @@ from lorafinetune_trainer import memory
 from lorafinetune_trainer.conditioning import prompts
 from lorafinetune_trainer.conditioning.samples import Samples
 from lorafinetune_trainer.failure import Failure
-from lorafinetune_trainer.saving.checkpoints import Snapshot
+from lorafinetune_trainer.saving.checkpoints import EMA, LORA, Snapshot
 from lorafinetune_trainer.saving.snapshots import HostCopies
 from lorafinetune_trainer.training import batches, noising, rates, vectors
 from lorafinetune_trainer.training.batches import Batch, Batches
@@ -34,7 +34,6 @@ MAX_NOT_FINITE_FP16: Final = 25
 """In fp16 the first steps may overflow until the scaler has found its scale: it halves it each time."""
 MAX_NAMES: Final = 8
 """Images that a failure names."""
-_LORA, _EMA = "lora.", "ema."
 
 
 class Progress(NamedTuple):
@@ -51,6 +50,8 @@ class Progress(NamedTuple):
     images_per_second: float
     memory_bytes: int
     """Peak memory of the GPU, or of the process where there is none."""
+    seconds: float
+    """Of this step alone."""
 
 
 class Loop:
@@ -125,8 +126,8 @@ class Loop:
 
     def _plan_restore(self, snapshot: Snapshot) -> Callable[[], None]:
         tensors, scalars = snapshot.tensors, snapshot.scalars
-        masters = self._values(tensors, _LORA)
-        averages = self._values(tensors, _EMA) if self._average is not None else []
+        masters = self._values(tensors, LORA)
+        averages = self._values(tensors, EMA) if self._average is not None else []
         rest = {name: one for name, one in tensors.items() if name.startswith(PREFIX)}
         known = sum(len(one.places) for one in self._vectors) * (2 if averages else 1)
         if len(tensors) - len(rest) != known:
@@ -159,10 +160,10 @@ class Loop:
         Between two optimizer steps the state does not change, so the lock is held only while one is being taken.
         """
         with self._lock:
-            trained: dict[str, torch.Tensor] = {f"{_LORA}{one.name}": one.master for one in self._vectors}
+            trained: dict[str, torch.Tensor] = {f"{LORA}{one.name}": one.master for one in self._vectors}
             if self._average is not None:
                 values = zip(self._vectors, self._average.values, strict=True)
-                trained |= {f"{_EMA}{one.name}": value for one, value in values}
+                trained |= {f"{EMA}{one.name}": value for one, value in values}
             optimizer = self._optimizer.tensors()
             copies = self._copies.take(trained | optimizer)
             scalars: dict[str, float | int | str | bool] = {
@@ -177,7 +178,7 @@ class Loop:
             step, updates = self.step, self.updates
         found = self._optimizer.named({key: copies[key] for key in optimizer})
         for one in self._vectors:
-            for prefix in (_LORA, _EMA) if self._average is not None else (_LORA,):
+            for prefix in (LORA, EMA) if self._average is not None else (LORA,):
                 parts = one.split(copies[prefix + one.name])
                 found.update({prefix + name: part for name, part in parts.items()})
         return Snapshot(step, updates, found, scalars)
@@ -218,6 +219,7 @@ class Loop:
                         gradient_norm=norm if math.isfinite(norm) else None,
                         images_per_second=self._batches.images / max(mean, 1e-9),
                         memory_bytes=memory.peak(self._device),
+                        seconds=self._durations[-1],
                     )
                 )
                 self._guard()
