@@ -79,6 +79,8 @@ def test_runs_in_a_real_queue(stage: Stage, home: str, tmp_path: Path) -> None:
         stage.wait("it is in the queue again", lambda: queued("first"), SOON)
         assert len([pod for pod in pods(stage, home) if not pod["spec"].get("schedulingGates")]) <= 2, "the other's"
 
+        # Only what really held the place can hand it on.
+        stage.wait("the important one runs", lambda: _phase(stage, home, "important") == "Running", SOON)
         stage.cluster.kubectl("delete", "pod", "important", "-n", home, "--wait=false")
         stage.wait("the place goes to who has waited longest", lambda: running("second"), SOON)
         assert queued("first") is not None
@@ -90,6 +92,11 @@ def test_runs_in_a_real_queue(stage: Stage, home: str, tmp_path: Path) -> None:
         for name in ("first", "second"):
             stage.cluster.kubectl("delete", "lft", name, "-n", home, "--timeout=50s")
         stage.wait("nobody holds a pod", lambda: not pods(stage, home), SOON)
+
+
+def _phase(stage: Stage, home: str, name: str) -> str:
+    path = "jsonpath={.status.phase}"
+    return stage.cluster.kubectl("get", "pod", name, "-n", home, "-o", path)
 
 
 def _made(stage: Stage, home: str) -> bool:

@@ -21,7 +21,7 @@ from lorafinetune.engine.times import duration, instant
 FIRST_PAUSE: Final = 5.0
 MAX_PAUSE: Final = 300.0
 STILLBORN: Final = 10.0
-"""Seconds below which a preempted attempt counts as never having lived: the next one waits a little."""
+"""Seconds below which a preempted attempt that saved nothing counts as never having lived: the next one waits."""
 HOPELESS: Final = frozenset({NAN_LOSS})
 """Training errors that come again in every attempt, since an attempt is a function of its checkpoint."""
 FAILURES: Final = frozenset({Cause.INFRASTRUCTURE, Cause.ERROR, Cause.OUT_OF_MEMORY})
@@ -166,7 +166,7 @@ def _run_of(attempts: Sequence[AttemptStatus], cause: Cause) -> int:
 def _stillborn_row(attempts: Sequence[AttemptStatus]) -> int:
     row = 0
     for attempt in reversed(attempts):
-        if attempt.cause not in PREEMPTIONS or attempt.ended is None:
+        if attempt.cause not in PREEMPTIONS or attempt.ended is None or streaks.progressed(attempt):
             break
         start = attempt.started or attempt.created
         if start is None or instant(attempt.ended) - instant(start) >= STILLBORN:

@@ -73,12 +73,15 @@ class Unreliable(Cluster):
         super().__init__(over._api)
         self.plan = plan
         self.requests = 0
+        self.kills = 0
+        """How often the operator was killed in a request, be it of its loop or of a task beside it."""
 
     async def _once(self, method: str, path: str, query: dict[str, str] | None, body: Any, content_type: str) -> Any:
         self.requests += 1
         fault = self.plan(self.requests, method, path, body)
         match fault:
             case Fault.KILLED_BEFORE:
+                self.kills += 1
                 raise Killed
             case Fault.CONFLICT:
                 raise errors.Conflict("played: the object has been modified", status=409, reason="Conflict")
@@ -88,6 +91,7 @@ class Unreliable(Cluster):
                 raise errors.Unavailable("played: etcdserver: leader changed", status=500)
         answer = await super()._once(method, path, query, body, content_type)
         if fault is Fault.KILLED_AFTER:
+            self.kills += 1
             raise Killed
         if fault is Fault.UNANSWERED:
             raise errors.Unavailable("played: no answer within the limit")

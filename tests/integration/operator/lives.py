@@ -60,6 +60,7 @@ class Life:
         await world.look()
         operator = Operator(world, self.hands)
         self.witnesses.append(operator.witness)
+        kills = self.hands.kills
         while not world.gone:
             assert world.turns < TURNS, f"stuck: {world.last.get('phase')}: {world.last.get('message')}"
             await world.turn()
@@ -69,7 +70,8 @@ class Life:
             operator.hear()
             survived = await self._pass(operator)
             await world.look()
-            if not survived:
+            if not survived or self.hands.kills > kills:  # the second: in a task beside the loop
+                kills = self.hands.kills
                 self.deaths += 1
                 operator = Operator(world, self.hands)
                 self.witnesses.append(operator.witness)

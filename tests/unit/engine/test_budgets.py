@@ -91,6 +91,7 @@ PAUSES = [
     ("preempted after a minute", row(PREEMPTED), 0.0),
     ("preempted at once", row(PREEMPTED, lived=3), 5.0),
     ("three times at once", row(*[PREEMPTED] * 3, lived=3), 20.0),
+    ("three times at once, but each left a checkpoint", row(*[PREEMPTED] * 3, lived=3, **NEW), 0.0),
     ("a training error", row("Error"), 5.0),
     ("out of memory", row("OutOfMemory"), 5.0),
     ("infrastructure, the third", row(*[BROKEN] * 3), 20.0),
