@@ -10,14 +10,15 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import Final
 
-AGES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+AGES: Final = (0.06, 0.12, 0.35, 0.75, 1.5, 3.0, 6.0, 12.0, 24.0)
 """Hours at which one class of age ends and the next begins."""
-ENDS_UP: Final = (1.28, 0.74, 0.31, 0.20, 0.15, 0.10, 0.040)
+ENDS_UP: Final = (0.02, 3.7, 1.6, 0.88, 0.39, 0.3, 0.18, 0.086, 0.087, 0.028)
 """Chance per hour that capacity ends, per class of its age.
 
 Fitted: ends counted, divided by hours of that age, in the tuning half of the public traces (see tests/bench/deadline).
+None of their windows ended before it had been seen twice, so the first is a guess.
 """
-ENDS_DOWN: Final = (1.38, 0.53, 0.38, 0.24, 0.21, 0.15, 0.06)
+ENDS_DOWN: Final = (0.02, 3.9, 1.8, 0.72, 0.42, 0.28, 0.29, 0.13, 0.13, 0.04)
 """Chance per hour that a time without capacity ends, likewise."""
 FIRST_AGE: Final = 2 * 3600.0
 """Age of what is found at the first look: a random moment lies in a long window rather than in a short one."""

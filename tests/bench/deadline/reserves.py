@@ -1,6 +1,6 @@
 """``python -m tests.bench.deadline.reserves``: makes engine/deadline_reserves.py anew.
 
-From the rates of availability.py. Takes half a minute. Run it after a change of the rates, or of the grid.
+From the rates of availability.py. Takes some minutes. Run it after a change of the rates, or of the grid.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from lorafinetune.engine.availability import AGES, ENDS_DOWN, ENDS_UP
 from lorafinetune.engine.deadline_reserves import NEVER, PRICES, RESTARTS, WORKS, Question
 from tests.bench.deadline.expectation import Costs, Layer, layers
 
-SHORT_WORK = 4.0
-"""Hours up to which steps are finer."""
+SPANS = ((4.0, 8.0, 60.0, 6), (16.0, 20.0, 90.0, 4), (64.0, 40.0, 180.0, 2))
+"""Work up to these hours is solved with so many hours of slack, in steps of these seconds, or of that part of a restart
+where it is more."""
 
 
 def main() -> None:
@@ -41,11 +42,11 @@ def main() -> None:
 
 def reserves(restart: float, price: float) -> np.ndarray:
     """Return the reserves in minutes, [question, age class, work], for a *restart* of seconds and a *price*."""
-    short = [hours for hours in WORKS if hours <= SHORT_WORK]
-    long = [hours for hours in WORKS if hours > SHORT_WORK]
-    fine = max(60.0, restart / 3) if restart > 60 else restart
-    coarse = max(restart / 2, 200.0) if restart >= 200 else 180.0
-    parts = [solved(restart, price, short, 8.0, fine), solved(restart, price, long, 40.0, coarse)]
+    parts, below = [], 0.0
+    for work, slack, least, part in SPANS:
+        step = restart / max(1, round(restart / max(least, restart / part)))
+        parts.append(solved(restart, price, [hours for hours in WORKS if below < hours <= work], slack, step))
+        below = work
     minutes = np.concatenate(parts, axis=-1) * 60
     return np.where(minutes < NEVER, np.round(minutes), NEVER).astype(int)
 
