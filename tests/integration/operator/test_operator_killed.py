@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Iterable
 
+import hypothesis  # noqa: F401 - its plugin reports at the end, when thousands of cut coroutines leave 3.11 unable to import
 import pytest
 
 from lorafinetune.kube.client import Cluster

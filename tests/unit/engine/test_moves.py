@@ -399,11 +399,11 @@ def test_a_return_in_vain_makes_the_next_one_rarer(tried, hours, known, moves):
         pytest.param(PoolKnown(placed=NOW - 60), 0.8, id="another run was placed there"),
         pytest.param(PoolKnown(placed=NOW - 901), 0.5, id="that was long ago"),
         pytest.param(PoolKnown(placed=NOW - 60, taken=NOW - 30), 0.0, id="and lost its node"),
-        pytest.param(PoolKnown(taken=NOW - 1800), 0.20, id="half an hour ago"),
-        pytest.param(PoolKnown(taken=NOW - 14_400), 0.44, id="four hours ago"),
+        pytest.param(PoolKnown(taken=NOW - 1800), 0.25, id="half an hour ago"),
+        pytest.param(PoolKnown(taken=NOW - 14_400), 0.52, id="four hours ago"),
         pytest.param(PoolKnown(dry=NOW - 60, tries=1), 0.0, id="it is dry"),
         pytest.param(PoolKnown(dry=NOW - 3600, tries=1), 0.28, id="it was dry an hour ago"),
-        pytest.param(PoolKnown(dry=NOW - 3600, tries=9, placed=NOW - 60_000), 0.06, id="and had been for long"),
+        pytest.param(PoolKnown(dry=NOW - 3600, tries=9, placed=NOW - 60_000), 0.10, id="and had been for long"),
     ],
 )
 def test_how_likely_a_pool_has_a_node(known, chance):

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from lorafinetune.engine.availability import ENDS_UP
 from lorafinetune.engine.deadline_reserves import MINUTES, PRICES, RESTARTS, Question, reserve
 from tests.bench.deadline.expectation import layers
 from tests.bench.deadline.reserves import solved
@@ -64,7 +65,7 @@ def test_the_program_finds_the_least_expected_cost(restart: int, spot: float) ->
 
 
 def test_the_table_is_what_the_program_makes() -> None:
-    found = solved(RESTARTS[-1], PRICES[1], [1.0, 4.0], 8.0, 1200.0)
+    found = solved(RESTARTS[-1], PRICES[1], [1.0, 4.0], 8.0, 600.0)
     for question, place in itertools.product(Question, (0, 1)):
         index = list(Question).index(question)
         table = [row[place + 1] for row in MINUTES[question][-1][1]]
@@ -74,8 +75,8 @@ def test_the_table_is_what_the_program_makes() -> None:
 
 def test_between_the_marks_of_the_table_is_between_their_reserves() -> None:
     for question in Question:
-        for age in range(7):
-            low = reserve(question, age, restart=420.0, price=0.3, work=4 * 3600.0)
+        for age in range(len(ENDS_UP)):
+            low = reserve(question, age, restart=400.0, price=0.3, work=4 * 3600.0)
             high = reserve(question, age, restart=900.0, price=0.3, work=4 * 3600.0)
             between = reserve(question, age, restart=600.0, price=0.3, work=4 * 3600.0)
             assert min(low, high) <= between <= max(low, high)
