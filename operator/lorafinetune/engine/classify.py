@@ -147,6 +147,16 @@ def node_taken(e: Evidence) -> Ending | None:
     return None
 
 
+def ran_too_long(e: Evidence) -> Ending | None:
+    """The pod has an activeDeadlineSeconds, which is not from us: a policy of the cluster set it, and will again."""
+    if e.pod.pod_reason != "DeadlineExceeded" or not e.has_run:
+        return None
+    words = (
+        "the pod ran longer than its activeDeadlineSeconds, which the operator does not set: a policy of the cluster"
+    )
+    return Ending(Cause.INFRASTRUCTURE, "DeadlineExceeded", f"{words} does{e.saved}")
+
+
 def told_by_event(e: Evidence) -> Ending | None:
     """A Kubernetes event of the pod says what the pod itself does not say any more."""
     word, message = e.pod.platform_word, e.pod.platform_message
@@ -199,6 +209,7 @@ DONE: Final[tuple[Rule, ...]] = (
     disrupted,
     shut_down,
     node_taken,
+    ran_too_long,
     told_by_event,
     asked_to_stop,
     cordoned,
