@@ -32,6 +32,8 @@ WORK = 16 * 3600
 STRETCHES = (1.1, 1.3, 1.6, 2.0)
 RESTARTS = (65, 195, 390, 780, 1170)
 """Seconds: with ticks of 195 s these have common parts, so foresight is exact and quick."""
+SHORT = 390
+"""Up to two ticks: restarts for which a row of its own says what is closed in all."""
 TICK = 195
 TICKS = (60, 300, 600, 900, 3600)
 RATIOS = (0.2, 0.35, 0.5, 0.7)
@@ -174,6 +176,8 @@ def rows_of(zone: str, setting: Setting) -> Iterator[tuple[str, str, str]]:
     named = f"{zone}, tuned on" if known(zone) else zone
     if setting.table == "main":
         yield "all", whose, setting.word
+        if setting.restart <= SHORT:
+            yield "all", whose, f"{RESTARTS[0] / 60:.1f} to {SHORT / 60:.1f} min"
         yield "deadline", f"{setting.stretch:g}x", setting.word
         yield "zone", named, setting.word
     elif setting.table == "paper":
