@@ -129,8 +129,10 @@ _BY_PHASE: Final = {
 """For reasons that are others' words: a bucket's, or a container's that cannot start."""
 
 
-def activity(phase: str, reason: str) -> Activity:
-    """Return what a run in *phase*, for *reason*, is busy with."""
+def activity(phase: str, reason: str, *, holds_a_node: bool = False) -> Activity:
+    """Return what a run in *phase*, for *reason*, is busy with; *holds_a_node*: its attempt has a node that is paid."""
+    if reason == "Starting" and holds_a_node:
+        return Activity.PREPARING  # the trainer's own first word, not ours before the first attempt
     if phase in ("Succeeded", "Failed", "Deleting"):
         return _BY_PHASE[phase]
     return _BY_REASON.get(reason) or _BY_PHASE[phase]

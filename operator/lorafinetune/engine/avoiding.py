@@ -12,6 +12,8 @@ from lorafinetune.engine.times import instant
 
 AVOID: Final = 3600.0
 """Seconds for which a node is avoided: a disk is full, or a driver wedged, until somebody has looked at it."""
+UNPUBLISHED: Final = "ArtifactMissing"
+"""Reason of an attempt that ended well, and whose artifact is not there."""
 MOST: Final = 8
 """Nodes that are avoided at once."""
 
@@ -30,5 +32,5 @@ def nodes(attempts: Sequence[AttemptStatus], now: float) -> tuple[str, ...]:
 
 
 def _elsewhere(reason: str | None) -> bool:
-    """Whether what failed was not the node: the bucket, or the head."""
-    return reason == HEAD_LOST or reason in STORAGE_REASONS
+    """Whether what failed was not the node: the bucket, the head, or an artifact of fewer steps than are wanted now."""
+    return reason in {HEAD_LOST, UNPUBLISHED} or reason in STORAGE_REASONS

@@ -15,7 +15,7 @@ compared with a reserve (deadline_reserves.py), some percent of the work left an
 slack is above it, wait; below it, start on demand. Spot that comes back is taken at once, but a restart that is dear
 needs more slack, and a window that has lasted a while: half of them are over in half an hour. What a run has seen
 counts only by how long spot has been there or away: to learn more of a zone gained nothing. Where spot is known only by
-trying, on-demand starts so early that two tries in vain can still be paid.
+trying, on-demand starts so early that a try in vain can still be paid.
 
 The safety net. Time left must cover the work and an on-demand start after whatever may be lost until the next look: a
 tick of waiting; what a start on spot has not yet paid; a try that fails. So a deadline that on-demand from the start
@@ -45,8 +45,6 @@ LASTS: Final = 4 * 3600.0
 """Seconds for which spot that a try finds is expected to last."""
 _DEAR_FAILURE: Final = 2.0
 """What a second of slack that a try has taken may cost, in parts of what spot saves in it."""
-_TRIES: Final = 2.0
-"""Tries of spot, in vain, for which on-demand is started early enough: who waited longer would never get back."""
 _ROUNDING: Final = 1e-6
 """Seconds by which sums of times may be wrong."""
 
@@ -125,9 +123,8 @@ def choose(  # noqa: PLR0917 - the six that the policy is a function of, in this
         pays = not started or now.price * (restart_cost + remaining) < remaining
         taken = pays and now.keeps(Question.RETURN if started else Question.TAKE, seen.age)
         return Choice.SPOT if taken else Choice.ON_DEMAND
-    waits = now.keeps(
-        Question.PAUSE if started else Question.WAIT, seen.age + seen.unknown, lost=look + _TRIES * patience
-    )
+    question = Question.PAUSE if started else Question.WAIT
+    waits = now.keeps(question, seen.age + seen.unknown, lost=look + patience)
     return Choice.WAIT if waits else Choice.ON_DEMAND
 
 

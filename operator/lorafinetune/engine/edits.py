@@ -35,6 +35,8 @@ SPEC_EDITED: Final = "SpecEdited"
 AT_ONCE: Final = ("placement", "limits", "queueName", "ttlSecondsAfterFinished", "storage.onDelete")
 """Fields that a pod's making is written down with only to tell people that an edit of them has been heard."""
 
+STEPS: Final = "training.steps"
+
 _DIGITS: Final = 12
 
 
@@ -90,7 +92,9 @@ def awaited(now: Settled, pod: PodSeen) -> str:
     later = _taken_up(fields)
     said = ""
     if later and nearly_done(now):
-        said += f"; {_named(later)} edited: not taken up, for it is nearly done"
+        others = [name for name in later if name != STEPS]
+        said += f"; {_named(others)} edited: not taken up, for it is nearly done" if others else ""
+        said += f"; {_named([STEPS])} edited: the next attempt trains the rest" if STEPS in later else ""
     elif later:
         said += f"; {_named(later)} edited: taken up at {_when(now, pod)}"
     # Nobody waits for these, so they are told for some minutes only, or beside what is waited for.

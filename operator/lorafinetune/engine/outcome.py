@@ -61,7 +61,9 @@ def conclude(
                 "message": clip(message),
             }
         )
-    busy_with = activity(phase, reason)
+    newest = status.attempts[-1] if status.attempts else None
+    holds = newest is not None and newest.cause is None and newest.scheduled is not None
+    busy_with = activity(phase, reason, holds_a_node=holds)
     status = status.model_copy(
         update={
             **clocked(status, busy_with, created=seen.run.created, now=seen.now),

@@ -46,6 +46,8 @@ from lorafinetune.engine.times import duration, instant, stamp
 
 SIGN: Final = 10.0
 """Seconds until a silent attempt is looked at again: other nodes may have come back meanwhile."""
+SPEAKS: Final = 10.0
+"""Seconds for which a word of the trainer counts as new."""
 RETRY_CREATE: Final = 15.0
 """Seconds between two tries to create a pod that was refused."""
 
@@ -119,7 +121,10 @@ def ending_unclear(now: Settled) -> Decision | None:
         held = silence.held(pod, now.seen.nodes.get(pod.node or ""), now.seen.cluster, now.seen.now)
         reason, why = ("ReplacementHeld", f"; {held.why}") if held is not None else ("NodeSilent", "")
         until = stamp(now.seen.now + now.hold)
-        message = f"{pod.node} is silent; its trainer may be alive: waiting for a sign until {until}{why}"
+        progress = now.seen.progress
+        speaks = progress is not None and progress.attempt == last.number and now.seen.now - progress.heard < SPEAKS
+        state = f"but its trainer speaks (step {progress.step})" if speaks and progress else "its trainer may be alive"
+        message = f"{pod.node} is silent; {state}: waiting for a sign until {until}{why}"
         return conclude(now, "Running", reason, message, running=ConditionStatus.UNKNOWN, again=SIGN)
     message = f"attempt {last.number} ended without a word: waiting {now.hold:.0f} s for the platform's reason"
     return conclude(now, "Pending", "EndingUnclear", message, again=now.hold)

@@ -35,6 +35,11 @@ def test_what_a_reason_is_counted_as(phase: str, reason: str, wanted: Activity) 
     assert activity(phase, reason) is wanted
 
 
+def test_the_first_word_of_a_trainer_on_a_paid_node_is_no_intake() -> None:
+    assert activity("Starting", "Starting") is Activity.ACCEPTING
+    assert activity("Starting", "Starting", holds_a_node=True) is Activity.PREPARING
+
+
 @given(
     created=st.integers(0, 100),
     stretches=st.lists(st.tuples(st.floats(0, 500), st.sampled_from(list(Activity))), min_size=1, max_size=40),

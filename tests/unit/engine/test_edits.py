@@ -110,6 +110,11 @@ ALREADY = "; spec.placement was edited: holds already; spec.queueName was edited
             f"; spec.checkpoint was edited: taken up at {stamp(NOW + 170)}",
         ),
         ("it is nearly done", {"progress": NEAR}, "; spec.checkpoint was edited: not taken up, for it is nearly done"),
+        (
+            "more steps are trained by the next attempt",
+            {"progress": NEAR, "spec": spec(training={"steps": 503})},
+            "; spec.training.steps was edited: the next attempt trains the rest",
+        ),
         ("all that was edited is named", {"checkpoint": OLD, "spec": BOTH}, f" at the latest{ALREADY}"),
         ("what holds already is told", {"spec": spec(**AT_ONCE)}, f"of 500, 1.6 s/step{ALREADY}"),
         ("and for some minutes only", {"spec": spec(**AT_ONCE), "spec_since": NOW - 301}, "of 500, 1.6 s/step"),
