@@ -305,12 +305,14 @@ def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float, wanted: int | No
         enough = min(steps, head.newest.step)  # a newer checkpoint was known, and found to be damaged
     if entry is None or entry.step < enough:
         what = "the head names no artifact" if entry is None else f"the artifact is of step {entry.step} only"
-        return ArtifactChecked(False, True, "ArtifactMissing", f"the trainer ended well, but {what}", now, steps)
+        words = f"the trainer ended well, but {what}"
+        step, by = (entry.step, entry.attempt) if entry is not None else (None, None)
+        return ArtifactChecked(False, True, "ArtifactMissing", words, now, steps, step=step, attempt=by)
     manifest = inventory.verify(bucket, entry.folder, entry.manifest_sha256)
     lora = next((file for file in manifest.files if file.name == layout.LORA), None)
     if lora is None:
         return ArtifactChecked(False, True, "ArtifactMissing", f"the artifact holds no {layout.LORA}", now, steps)
     found = ArtifactStatus(uri=bucket.uri(entry.folder), file=lora.name, sha256=lora.sha256, size=lora.size)
     return ArtifactChecked(
-        True, True, "Verified", "every byte is what the manifest names", now, steps, found, entry.step
+        True, True, "Verified", "every byte is what the manifest names", now, steps, found, entry.step, entry.attempt
     )

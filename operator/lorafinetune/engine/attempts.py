@@ -75,7 +75,7 @@ def settle(seen: Observation) -> Settled:
         elif ending is not None:
             entry = entries[number] = closed(entry, ending, seen)
             ended.append((ending.cause.value, entry.pool))
-            announcements.append(_told(entry, ending))
+            announcements.append(_told(entry, ending, goes_on=seen.run.deleting_since is None))
     known = {entry.number: entry for entry in seen.status.attempts}
     attempts = [_accounted(entries[number], known.get(number), seen) for number in sorted(entries)]
     status = seen.status.model_copy(update={"attempts": attempts})
@@ -111,9 +111,9 @@ def _corrected(entry: AttemptStatus, seen: Observation) -> Ending | None:
     return corrections.correction(entry, evidence_of(entry, pod, seen)) if pod is not None else None
 
 
-def _told(entry: AttemptStatus, ending: Ending) -> Announcement:
+def _told(entry: AttemptStatus, ending: Ending, *, goes_on: bool) -> Announcement:
     spoken = f"attempt {entry.number}: {ending.message}"
-    if ending.cause in PREEMPTIONS and entry.to_step is not None:
+    if goes_on and ending.cause in PREEMPTIONS and entry.to_step is not None:
         lost = entry.to_step - max(entry.durable_step or 0, entry.from_step or 0)
         spoken += f"; {lost} step{'' if lost == 1 else 's'} to do again" if lost > 0 else "; no step lost"
     kind = "Preempted" if ending.cause in PREEMPTIONS else f"Attempt{ending.cause.value}"

@@ -36,7 +36,7 @@ SPENT: Final = PREEMPTIONS | {Cause.ERROR, Cause.OUT_OF_MEMORY, Cause.INFRASTRUC
 def at_limit(now: Settled) -> Decision | None:
     """The run may take no more: write down which limit it reached, and end its attempt, with its work saved."""
     last = now.last
-    if last is not None and last.cause == Cause.FINISHED:
+    if last is not None and last.cause == Cause.FINISHED and not is_outgrown(now):
         return None  # what is published is verified first: then the run is done
     if now.status.limit is not None:
         late = _publishing_left(now, now.status.limit) <= 0
@@ -114,6 +114,14 @@ def publishes(now: Settled) -> bool:
     """Whether the newest attempt was made to publish what there is."""
     limit, last = now.status.limit, now.last
     return limit is not None and last is not None and last.number > limit.attempt
+
+
+def is_outgrown(now: Settled) -> bool:
+    """Whether the newest attempt has published all steps that it was made for, and more are wanted by now."""
+    found, last = now.seen.storage.artifact, now.last
+    if found is None or last is None or last.cause != Cause.FINISHED or publishes(now):
+        return False
+    return found.is_outgrown(last.number, last.from_step or 0)
 
 
 def in_the_way(now: Settled, message: str) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 
 from lorafinetune.engine import ledger
 from lorafinetune.engine.attempts import Settled
-from lorafinetune.engine.comeback import is_back
+from lorafinetune.engine.comeback import ENDS_WITHIN, is_back
 from lorafinetune.engine.decision import (
     Abandon,
     Action,
@@ -100,14 +100,24 @@ def _writers_left(now: Settled) -> str | None:
     waits = []
     for pod in now.live_pods:
         entry = next((one for one in now.status.attempts if one.number == pod.attempt), None)
-        lost = entry is not None and entry.ended is not None
-        past = entry is not None and entry.ended is not None and now.seen.now - instant(entry.ended) >= LONGEST_SAVE
-        if past and not is_back(now, pod):
+        given_up = instant(entry.ended) if entry is not None and entry.ended is not None else None
+        if given_up is not None and now.seen.now - given_up >= LONGEST_SAVE and not is_back(now, pod):
             continue
         if entry is None and pod.attempt <= ledger.folded(now.status):
             continue  # twenty attempts ago
-        waits.append(f"{pod.name} {'on its lost node' if lost else 'to end'}")
+        waits.append(f"{pod.name} {_until(now, pod, given_up)}")
     return f"waiting for {', '.join(waits[:3])}" if waits else None
+
+
+def _until(now: Settled, pod: PodSeen, given_up: float | None) -> str:
+    """Say for what of *pod* is waited, and until when where that is known."""
+    asked = pod.deleting_since
+    if given_up is not None and is_back(now, pod):
+        until = f", until {stamp(asked + ENDS_WITHIN)} at most" if asked is not None else ""
+        return f"to end on {pod.node}, which answers again{until}"
+    if given_up is not None:
+        return f"on {pod.node}, which is lost: it may be writing, until {stamp(given_up + LONGEST_SAVE)} at most"
+    return f"to end, by {stamp(asked + ENDS_WITHIN)} if its node answers" if asked is not None else "to end"
 
 
 def _tidy(now: Settled) -> list[Action]:

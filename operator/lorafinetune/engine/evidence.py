@@ -45,6 +45,8 @@ class Evidence:
     """What the bucket said since this attempt began; nothing where another attempt has begun since."""
     steps: int | None = None
     """Optimizer steps of the run."""
+    from_step: int = 0
+    """The step that the attempt began at."""
     suspended: bool = False
     """The user wants no attempt: the run is suspended or being deleted."""
     deleted: bool = False
@@ -114,7 +116,9 @@ class Evidence:
     def is_unpublished(self) -> bool:
         """The artifact was looked for in storage, and there is none, or a damaged one."""
         checked = self.storage.artifact
-        return checked is not None and checked.final and not checked.ok
+        if checked is None or checked.ok or not checked.final:
+            return False
+        return not checked.is_outgrown(self.pod.attempt, self.from_step)
 
     # What the platform did to the pod
 

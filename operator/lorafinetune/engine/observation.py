@@ -177,7 +177,16 @@ class ArtifactChecked:
     """Steps that it had to have when it was asked for; 0 where nobody could tell."""
     artifact: ArtifactStatus | None = None
     step: int | None = None
-    """Of which step it is, where there is one."""
+    """Of which step it is, where there is one; also where that is too few."""
+    attempt: int | None = None
+    """Which attempt made it."""
+
+    def is_outgrown(self, attempt: int, from_step: int) -> bool:
+        """Whether *attempt*, which began at *from_step*, did all that it was made for, and steps were raised too late.
+
+        A trainer publishes at its end only, so what it made of fewer steps than are wanted now is of all that it knew.
+        """
+        return not self.ok and self.attempt == attempt and self.step is not None and self.step > from_step
 
 
 @dataclass(frozen=True, slots=True)

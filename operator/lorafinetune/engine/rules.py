@@ -20,6 +20,7 @@ from lorafinetune.engine.closing import (
     failed,
     head_unread,
     in_the_way,
+    is_outgrown,
     published,
     publishes,
     watched,
@@ -164,6 +165,8 @@ def verifying(now: Settled) -> Decision | None:
             announcements=[said],
             again=0.0,  # checkpoints are deleted once this is stored: until then steps may still be raised
         )
+    if is_outgrown(now):
+        return None  # it has done all that it was made for: another one trains the rest
     if not found.final:
         actions = [ask] if seen.now - found.time >= RETRY_STORAGE else []
         return conclude(now, "Running", "Verifying", found.message, actions=actions, again=RETRY_STORAGE)

@@ -47,6 +47,7 @@ def evidence_of(entry: AttemptStatus, pod: PodSeen, seen: Observation) -> Eviden
         progress=progress,
         storage=seen.storage if entry.number >= newest else StorageSeen(),
         steps=seen.steps,
+        from_step=entry.from_step or 0,
         # What the platform has marked ended before the user suspended, and may only be read after that.
         suspended=seen.run.deleting_since is not None or (seen.spec.suspend and not pod.disruption),
         deleted=seen.run.deleting_since is not None,

@@ -39,6 +39,7 @@ from tests.unit.engine.given import NOW, READY, attempt, ended, pod, pool, seen,
 LOST = NodeSeen("node-a", ready=False, not_ready_since=NOW - 60)
 CLOSED = {"cause": "Preempted", "reason": "X", "ended": stamp(NOW - 60), "message": "node-a was taken back"}
 ARTIFACT = ArtifactStatus(uri="s3://loras/a/", file="pytorch_lora_weights.safetensors", sha256="0" * 64, size=1)
+FEWER = ArtifactChecked(False, True, "ArtifactMissing", "of step 500 only", NOW, 600, step=500, attempt=1)
 VERIFIED = ArtifactChecked(True, True, "Verified", "", NOW, 500, ARTIFACT)
 KNOWN = CheckpointStatus(attempt=1, step=300, uri="s3://loras/x/checkpoints/1-300/", manifest_sha256="0" * 64)
 KNOWN_ENTRY = CheckpointEntry(attempt=1, step=310, manifest_sha256="1" * 64)
@@ -116,6 +117,11 @@ ROWS: list[tuple[str, Observation, str, str, list[Any]]] = [
     ("verified is succeeded; nothing is deleted before that is stored", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=VERIFIED)), "Succeeded", "ArtifactVerified", []),
     ("steps that were raised meanwhile are not there yet", seen(spec=spec(training={"steps": 501}), status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=VERIFIED)), "Running", "Verifying", [StartJob(Job.VERIFY)]),
     ("a bucket away is asked again", seen(status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=ArtifactChecked(False, False, "StorageUnreachable", "away", NOW - 16, 500))), "Running", "Verifying", [StartJob(Job.VERIFY)]),
+    ("steps that were raised too late are the next attempt's", seen(spec=spec(training={"steps": 600}), status=status(attempt()), pods=(ended(exit_code=0),), storage=storage(artifact=FEWER)), "Starting", "AttemptCreated", [CreatePod]),
+    ("and after a restart too", seen(spec=spec(training={"steps": 600}), status=status(attempt(cause="Finished", ended=stamp(NOW - 1))), storage=storage(artifact=FEWER)), "Starting", "AttemptCreated", [CreatePod]),
+    ("but not past a limit", seen(spec=spec(training={"steps": 600}, limits={"maxDuration": "1s"}), status=status(attempt(cause="Finished", started=stamp(NOW - 100), ended=stamp(NOW - 1)), start_time=stamp(NOW - 100)), storage=storage(artifact=FEWER)), "Pending", "MaxDurationReached", []),
+    ("an older attempt's artifact is none of this one's", seen(status=status(attempt(cause="Finished", ended=stamp(NOW - 1))), storage=storage(artifact=replace(FEWER, attempt=0))), "Pending", "ArtifactMissing", []),
+    ("nor is one of no more steps than it began with", seen(status=status(attempt(cause="Finished", from_step=500, ended=stamp(NOW - 1))), storage=storage(artifact=FEWER)), "Pending", "ArtifactMissing", []),
     ("exit 0 without an artifact proves nothing", seen(status=status(attempt(cause="Finished", ended=stamp(NOW - 1))), pods=(ended(exit_code=0),), storage=storage(artifact=ArtifactChecked(False, True, "ArtifactMissing", "none", NOW, 500))), "Pending", "ArtifactMissing", [ReleasePod]),
     ("a user's error ends the run", seen(status=status(attempt()), pods=(ended(exit_code=78, termination=Termination(exit_code=78, reason="EmptyDataset", message="put images there")),)), "Failed", "EmptyDataset", []),
     ("out of memory once: tried again, for another process may have held some", seen(status=status(attempt()), pods=(ended(container_reason="OOMKilled"),)), "Pending", "BackingOff", []),
