@@ -131,11 +131,13 @@ def _for_a_node(now: Settled, pod: PodSeen, where: str) -> Decision | None:
     turn, later = (choice.until, pools.until(choice.fallback)) if isinstance(choice, pools.Placed) else (None, "")
     if last.dry is not None:
         reason = "WaitingForSpot" if later else "PoolDry"
-        message = f"{where} waits for a node, as no pool has one (since {last.dry}: {last.message}){later}"
         other = choice.known if isinstance(choice, pools.Placed) and choice.name != last.pool else PoolKnown()
         stays = pending.stays_until(last, seen.fleet.get(last.pool) or PoolKnown(), other)
         turns = [at for at in (turn, stays) if at is not None and at > seen.now]
         again = max(1.0, min(turns) - seen.now) if turns else None
+        if turns and not later:
+            later = f"; the run's pools are compared again at {stamp(min(turns))}"
+        message = f"{where} waits for a node, as {last.pool} has none (since {last.dry}: {last.message}){later}"
         return conclude(now, "Starting", reason, message, again=again, refresh=REFRESH, warn=_is_news(now, reason))
     patience = pending.patience(last, pod, pool)
     falls = choice.fallback.at if isinstance(choice, pools.Placed) else None

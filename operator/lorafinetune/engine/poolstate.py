@@ -17,7 +17,13 @@ def pool_status(known: PoolKnown, spec: GPUPoolSpec, now: float) -> GPUPoolStatu
         state, message = PoolState.FULL, f"{_attempts(known.live)} on it, and maxConcurrentAttempts is {most}"
     elif known.is_dry(now):
         why = f": {_shortly(known.why)}" if known.why else ""
-        state, message = PoolState.DRY, f"tried again from {stamp(known.open_again())} on{why}"
+        # An attempt that waits there is the try itself: until it has a node or is over, nobody else need make one.
+        tried = (
+            "an attempt waits for it; others try it from {} on at the latest"
+            if known.waiting
+            else "tried again from {} on"
+        )
+        state, message = PoolState.DRY, f"{tried.format(stamp(known.open_again()))}{why}"
     elif known.dry is not None:
         message = f"due for a try after it was dry{f': {_shortly(known.why)}' if known.why else ''}"
     return GPUPoolStatus(

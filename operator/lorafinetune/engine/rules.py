@@ -368,7 +368,7 @@ def _denied(
         now,
         "Pending",
         answer.reason,
-        answer.message,
+        f"{answer.message}; asked again every {RETRY_STORAGE:.0f} s",
         storage_ready=storage_ready,
         actions=actions,
         again=RETRY_STORAGE,

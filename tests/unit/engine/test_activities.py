@@ -16,7 +16,8 @@ from tests.unit.engine.given import NOW
     ("phase", "reason", "wanted"),
     [
         ("Pending", "UnknownPool", Activity.MISCONFIGURED),
-        ("Pending", "AccessDenied", Activity.CHECKING_STORAGE),
+        ("Pending", "AccessDenied", Activity.MISCONFIGURED),
+        ("Pending", "StorageUnreachable", Activity.CHECKING_STORAGE),
         ("Pending", "CreateRefused", Activity.QUOTA),
         ("Starting", "Unschedulable", Activity.NO_NODE_FITS),
         ("Starting", "ImagePullBackOff", Activity.IMAGE),

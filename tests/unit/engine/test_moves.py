@@ -189,13 +189,13 @@ def test_nobody_leaves_for_on_demand_before_it_is_known_that_no_node_is_on_its_w
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        pytest.param(waiting(TEN, placement=ONLY), "no pool has one", id="there is no other pool"),
+        pytest.param(waiting(TEN, placement=ONLY), "as a has none", id="there is no other pool"),
         pytest.param(
-            waiting(TEN, fleet={"b": PoolKnown(dry=NOW - 60, tries=1)}), "no pool has one", id="the other is dry too"
+            waiting(TEN, fleet={"b": PoolKnown(dry=NOW - 60, tries=1)}), "as a has none", id="the other is dry too"
         ),
         pytest.param(
             waiting(TEN, fleet={"b": PoolKnown(dry=NOW - 60, tries=1, placed=NOW - 900)}),
-            "no pool has one",
+            "as a has none",
             id="likelier as the other may be: a hop from one drought into another gains nothing",
         ),
     ],

@@ -23,7 +23,8 @@ HOURS = 3600.0
                 "state": "Dry",
                 "waiting": 1,
                 "drySince": stamp(NOW - 60),
-                "message": f"tried again from {stamp(NOW + 3540)} on: no node in 10m",
+                "message": "an attempt waits for it; others try it "
+                f"from {stamp(NOW + 3540)} on at the latest: no node in 10m",
             },
         ),
         (PoolKnown(live=1), 1, {"state": "Full", "message": "1 attempt is on it, and maxConcurrentAttempts is 1"}),
