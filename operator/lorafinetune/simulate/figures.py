@@ -20,7 +20,11 @@ class Figures:
     runs: int
     finished: int
     failed: int
-    """The engine ended them: a limit, or nothing left to try."""
+    """The engine ended them before their last step: a limit, or nothing left to try."""
+    failed_by: dict[str, int]
+    """The same by reason, as in the run's status."""
+    published: int
+    """Those of them that published the LoRA of the steps that were done."""
     late: int
     """Not finished when they were wanted; 0 where nobody said when."""
     cost: float
@@ -62,6 +66,7 @@ def figures(lives: Sequence[Life], *, policy: str, words: str, price: float | No
     """Add up what became of *lives*; *price* is that of an hour on demand."""
     accounts = [life.account for life in lives]
     times = sorted(life.ended - life.about.created for life in lives if life.succeeded and life.ended is not None)
+    failed = [life for life in lives if life.status.phase == "Failed"]
     waits: Counter[str] = Counter()
     for life in lives:
         for one in life.status.times:
@@ -71,7 +76,9 @@ def figures(lives: Sequence[Life], *, policy: str, words: str, price: float | No
         words=words,
         runs=len(lives),
         finished=len(times),
-        failed=sum(life.status.phase == "Failed" for life in lives),
+        failed=len(failed),
+        failed_by=dict(Counter(life.reason for life in failed).most_common()),
+        published=sum(life.status.artifact is not None for life in failed),
         late=sum(life.is_late for life in lives),
         cost=sum(account.cost for account in accounts),
         ledger=float(sum(life.billed for life in lives)),

@@ -8,6 +8,7 @@ from decimal import Decimal
 from lorafinetune.api.finetune import LoRAFineTuneSpec
 from lorafinetune.api.status import ArtifactStatus, LoRAFineTuneStatus
 from lorafinetune.contract.head import CheckpointEntry
+from lorafinetune.engine.conditions import ConditionType, find
 from lorafinetune.engine.decision import Job
 from lorafinetune.engine.observation import ArtifactChecked, RunSeen, StorageChecked, StorageSeen, Tidied
 from lorafinetune.simulate.account import Account
@@ -58,6 +59,12 @@ class Life:
     def succeeded(self) -> bool:
         """Whether its artifact is verified."""
         return self.status.phase == "Succeeded"
+
+    @property
+    def reason(self) -> str:
+        """Why it ended without succeeding, in the status's word; empty while it has not."""
+        ended = find(self.status.conditions, ConditionType.SUCCEEDED)
+        return ended.reason if ended is not None and self.status.phase == "Failed" else ""
 
     @property
     def is_late(self) -> bool:

@@ -46,8 +46,11 @@ def _story(one: Figures) -> list[str]:
     waits = {name: duration(seconds) for name, seconds in one.waits.items() if seconds >= SHORTEST_WAIT}
     lines.append(f"  a run's time, in the mean: {_listed(waits)}")
     if one.failed:
-        lines.append(f"  ended by the operator without a LoRA: {one.failed}")
-    lines.append(f"  the status of the runs says {one.ledger:.2f}, {one.looks} looks of the operator")
+        why = _listed({reason: str(count) for reason, count in one.failed_by.items()})
+        lines.append(
+            f"  ended before the last step: {why}; {one.published} of them published the LoRA of what was done"
+        )
+    lines.append(f"  COST as the status of the runs adds it up: {one.ledger:.2f}; {one.looks} looks of the operator")
     return lines
 
 

@@ -35,8 +35,7 @@ def test_a_living_one_is_told_when_its_grace_is_over() -> None:
 
 def test_no_steps_are_to_do_again_for_a_run_that_is_deleted() -> None:
     gone = attempt(from_step=0, to_step=200)
-    ended = pod(phase="Failed", exit_code=None, ended=NOW - 1, disruption="EvictionByEvictionAPI", deleting=True)
     for deleting, again in ((None, True), (NOW - 9, False)):
-        told = decide(seen(run={"deleting_since": deleting}, status=status(gone), pods=(ended,))).announcements
-        preempted = [one.message for one in told if one.reason == "Preempted"]
-        assert [("again" in words) for words in preempted] == [again], told
+        decision = decide(seen(run={"deleting_since": deleting}, status=status(gone), pods=(pod(),), nodes=LOST))
+        told = [one.message for one in decision.announcements if one.reason == "Preempted"]
+        assert [("again" in words) for words in told] == [again], decision.announcements
