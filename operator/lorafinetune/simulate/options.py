@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("capacity").add_argument
     add("--traces", type=Path, metavar="FILE", help="when zones had spot capacity (docs/simulate.md has the format)")
     add("--generate", type=_number(0.1, 3660), metavar="DAYS", help=f"make traces up instead (default: {DAYS:g} days)")
-    add("--zones", metavar="ZONE,...", help="use these zones of the traces only, best first")
+    add("--zones", metavar="ZONE,...", help="use these zones of the traces only, in this order")
     add("--seed", type=int, default=0, help="for made-up traces and random arrivals (default: %(default)s)")
     add("--save-traces", type=Path, metavar="FILE", help="write the traces that were used")
     add("--machines", type=_count(1_000_000), metavar="N", help="nodes of a zone, while it has any (default: enough)")

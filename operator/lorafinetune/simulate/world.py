@@ -23,20 +23,20 @@ from lorafinetune.engine.decision import (
     ReleasePod,
     StartJob,
 )
-from lorafinetune.engine.observation import ClusterSeen, NodeSeen, Observation, PodSeen
+from lorafinetune.engine.observation import ClusterSeen, Observation, PodSeen
 from lorafinetune.engine.rules import decide
 from lorafinetune.simulate import account
 from lorafinetune.simulate.agenda import Agenda
 from lorafinetune.simulate.attempt import KILLED, Attempt
 from lorafinetune.simulate.census import Census
+from lorafinetune.simulate.circles import Circles, WorldError
 from lorafinetune.simulate.life import Life
+from lorafinetune.simulate.nodes import Nodes
 from lorafinetune.simulate.places import Place, Platform, Zone
 from lorafinetune.simulate.training import Training, rhythm
 
 START: Final = 1_700_000_000.0
 """The instant at which every simulation begins, Unix seconds: results depend on nothing but what is given."""
-NOTICE: Final = "karpenter.sh/disrupted"
-"""The mark that a node carries from its notice on."""
 GRACE: Final = 60.0
 """Seconds that a pod gets from its deletion on, as the operator asks for."""
 SILENCE: Final = 50.0
@@ -45,15 +45,9 @@ FORGOTTEN: Final = 300.0
 """Seconds until the object of such a node is deleted, and its pods with it."""
 IDLE: Final = 600.0
 """Seconds until the autoscaler takes away a node without pods."""
-RESTLESS: Final = 100
-"""Looks at a run in one instant that are too many: the engine goes round in a circle."""
 DAY: Final = 86_400.0
 NO_NODE: Final = "0/0 nodes are available"
 """What the scheduler says of a pod whose node is still to be made."""
-
-
-class WorldError(AssertionError):
-    """The engine did something that it must never do; the message says what, and when."""
 
 
 class World:
@@ -66,18 +60,16 @@ class World:
         self.lives: list[Life] = []
         self.census = Census()
         self._pools = {place.name: place.spec for place in places}
-        self._nodes: dict[str, NodeSeen] = {}
+        self._nodes = Nodes()
         self._on: dict[str, dict[str, tuple[Life, Attempt]]] = defaultdict(dict)
         """By zone: the attempts that have, or are getting, a node there, by their pod's UID."""
         self._waiting: dict[str, tuple[Life, Attempt]] = {}
         """The attempts without a node that is there or coming, by their pod's UID, oldest first."""
-        self._silent = 0
-        """Nodes that are not Ready."""
         self._full: dict[str, Life] = {}
         """Runs that wait for room in a pool, the first to come first."""
         self._living = 0
         """Runs that have not ended."""
-        self._circle = (0.0, "", 0)
+        self._circles = Circles()
         for zone in {zone.name: zone for place in places for zone in place.zones}.values():
             self._next_change(zone)
 
@@ -119,7 +111,7 @@ class World:
         """One pass: observe, decide, act."""
         life.looks += 1
         decision = decide(self._observe(life))
-        self._watch_for_circles(life, decision.reason)
+        self._circles.watch(life.about.name, self.now - START, decision.reason)
         for action in decision.actions:
             self._do(life, action)
         self.census.learn(life.status, decision.status, self.now)
@@ -141,12 +133,12 @@ class World:
             spec=life.spec,
             status=life.status,
             pods=pods,
-            nodes={name: self._nodes[name] for name in bound if name in self._nodes},
+            nodes=self._nodes.among(bound),
             pools=self._pools,
             now=self.now,
             progress=life.spoken.told(self.now) if life.spoken is not None else None,
             storage=life.storage,
-            cluster=ClusterSeen(START, len(self._nodes), self._silent),
+            cluster=ClusterSeen(START, len(self._nodes), self._nodes.silent),
             fleet=self.census.fleet,
         )
 
@@ -166,13 +158,6 @@ class World:
             if attempt.pod.pool in (*(placement.pools or self._pools), *others):
                 self._wake(life)
                 return
-
-    def _watch_for_circles(self, life: Life, reason: str) -> None:
-        when, uid, count = self._circle
-        count = count + 1 if (when, uid) == (self.now, life.about.uid) else 1
-        self._circle = (self.now, life.about.uid, count)
-        if count > RESTLESS:
-            raise WorldError(f"{life.about.name}, {self.now - START:.0f} s: {count} looks without rest ({reason})")
 
     def _do(self, life: Life, action: Action) -> None:
         match action:
@@ -250,7 +235,7 @@ class World:
         if others:
             raise WorldError(f"{attempt.pod.name} starts while {', '.join(others)} is alive")
         node = f"{zone.name}-{attempt.pod.name}"
-        self._nodes[node] = NodeSeen(node, ready=True)
+        self._nodes.add(node)
         attempt.arrival = None
         attempt.change(
             node=node, bound=self.now, started=self.now, phase="Running", unschedulable="", scale_up_since=None
@@ -336,7 +321,7 @@ class World:
         self._leave(attempt)
         node = attempt.pod.node
         if code is not None and attempt.notice is None and node is not None:
-            self.agenda.after(IDLE, lambda: self._forget(node))
+            self.agenda.after(IDLE, lambda: self._nodes.forget(node))
         self._sweep(life, attempt)
         self._wake(life)
 
@@ -397,7 +382,7 @@ class World:
         assert node is not None, "what lives has a node"
         if self.platform.notice > 0:
             if attempt.notice is None:
-                self._nodes[node] = replace(self._nodes[node], notice=NOTICE)
+                self._nodes.mark(node)
                 attempt.notice = self.agenda.after(self.platform.notice, lambda: self._gone(life, attempt, node))
             return
         self._end(life, attempt, self._durable(attempt), None, None, cause=account.TAKEN_SILENTLY)
@@ -405,18 +390,12 @@ class World:
         self.agenda.after(FORGOTTEN, lambda: self._gone(life, attempt, node))
 
     def _not_ready(self, life: Life, node: str) -> None:
-        self._nodes[node] = replace(self._nodes[node], ready=False, not_ready_since=self.now)
-        self._silent += 1
+        self._nodes.fall_silent(node, self.now)
         self._wake(life)
-
-    def _forget(self, node: str) -> None:
-        gone = self._nodes.pop(node, None)
-        if gone is not None and not gone.ready:
-            self._silent -= 1
 
     def _gone(self, life: Life, attempt: Attempt, node: str) -> None:
         """A node is no more, and what was left on it is deleted."""
-        self._forget(node)
+        self._nodes.forget(node)
         self._kill(life, attempt)
         if not attempt.pod.is_over:
             attempt.change(phase="Failed", ended=self.now)

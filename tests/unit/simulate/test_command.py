@@ -166,6 +166,22 @@ def test_a_manifest_that_names_an_unknown_pool_is_refused(tmp_path: Path) -> Non
         parse(["-f", str(path)])
 
 
+@pytest.mark.parametrize(("at_limit", "published"), [("Publish", 2), ("Fail", 0)])
+def test_a_limit_that_ended_runs_is_named(
+    at_limit: str, published: int, manifests: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = f'limits: {{maxCost: "0.25", atLimit: {at_limit}}}'
+    manifests.write_text(f"{manifests.read_text().rstrip()}\n  {limits}\n")
+    options = ["-f", str(manifests), "--place", "cheap=west-2a", "--policy", "as-configured", *SMALL]
+    command.main([*options, "--json"])
+    (found,) = json.loads(capsys.readouterr().out)["policies"]
+    assert (found["finished"], found["failed_by"]) == (0, {"MaxCostReached": 2})
+    assert found["published"] == published
+    command.main(options)
+    words = f"ended before the last step: MaxCostReached 2; {published} of them published the LoRA of what was done"
+    assert words in capsys.readouterr().out
+
+
 def test_a_bad_line_ends_with_two_and_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(["--policy", "best"])
