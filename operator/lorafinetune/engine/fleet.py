@@ -123,7 +123,7 @@ class PoolKnown:
 
     def preempted(self, now: float) -> float:
         """Return how many of those attempts it ended: exposure divided by it is a node's lifetime."""
-        return self.preemptions.at(now, RATES_FADE)
+        return max(0.0, self.preemptions.at(now, RATES_FADE))  # one may be taken back that was never counted
 
     def usual_wait(self, now: float) -> float | None:
         """Return the mean seconds that attempts waited for a node of it; None where none has got one."""

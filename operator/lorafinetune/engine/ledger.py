@@ -110,7 +110,7 @@ def accounted(attempt: AttemptStatus, pace: float | None) -> AttemptStatus:
         trained = max(0.0, held - (attempt.start_seconds or 0))
         begun, durable = attempt.from_step or 0, attempt.durable_step or 0
         done = max(attempt.to_step or 0, durable) - begun
-        kept = (durable - begun) * (pace if pace is not None else trained / done)
+        kept = max(0.0, (durable - begun) * (pace if pace is not None else trained / done))  # clocks may go back
         lost = max(0.0, trained - kept)
     else:
         lost = held

@@ -59,7 +59,7 @@ def progressed(status: LoRAFineTuneStatus, seen: Observation) -> LoRAFineTuneSta
 
 def stepped(step: int, steps: int | None) -> dict[str, object]:
     """Return the status' members for *step* of *steps*, of which nobody may know yet how many they are."""
-    if steps is None:
+    if not steps:
         return {"step": step, "steps": None, "step_of": f"{step}/?", "progress": None}
     step = min(step, steps)
     return {"step": step, "steps": steps, "step_of": f"{step}/{steps}", "progress": f"{100 * step // steps}%"}

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorafinetune.api.gpupool import CapacityType
 from lorafinetune.api.status import LoRAFineTuneStatus
+from lorafinetune.engine.cadence import told_lifetime
 from lorafinetune.engine.fleet import (
     FIRST_PAUSE,
     MAX_PAUSE,
@@ -93,6 +95,12 @@ def test_a_cause_that_is_corrected_is_corrected_here():
     assert fold(fleet, FAILED, TAKEN, NOW)["spot"].preempted(NOW - 100) == pytest.approx(1)
     fleet = fold({}, None, TAKEN, NOW)
     assert fold(fleet, TAKEN, FAILED, NOW)["spot"].preempted(NOW - 100) == pytest.approx(0)
+
+
+def test_a_preemption_that_is_taken_back_and_was_never_counted_leaves_none():
+    spot = fold({}, TAKEN, FAILED, NOW)["spot"]
+    assert spot.preempted(NOW) == 0
+    assert told_lifetime(spot, CapacityType.SPOT, NOW) > 0
 
 
 def dry(*times: float) -> PoolKnown:

@@ -124,6 +124,7 @@ LOST: list[tuple[str, dict[str, Any], float | None, int]] = [
     ("not even resumed", {"cause": "NodeLost"}, None, 600),
     ("never more than it had", {"cause": "NodeLost", "from_step": 0, "to_step": 5000, "durable_step": 50}, 2.0, 340),
     ("nor less than nothing", {"cause": "NodeLost", "from_step": 0, "to_step": 5000, "durable_step": 5000}, 2.0, 0),
+    ("nor more than it had where a clock went back and steps took less than nothing", {"cause": "NodeLost", "from_step": 0, "to_step": 80, "durable_step": 60}, -1e6, 440),
     ("nobody saw how long a step takes: by their number", {"cause": "NodeLost", "from_step": 0, "to_step": 80, "durable_step": 60}, None, 110),
 ]  # fmt: skip
 
