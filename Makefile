@@ -12,7 +12,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long test-unit lint format generate lock programs clean
-.PHONY: bench bench-operator bench-trainer bench-simulate bench-deadline
+.PHONY: bench bench-operator bench-trainer bench-simulate bench-deadline bench-eta
 
 help: ## Say what there is to do
 	@echo "lorafinetune: fine-tune SDXL LoRAs on interruptible GPUs and never lose work"
@@ -64,6 +64,9 @@ bench-trainer: programs ## Measure the trainer; prints a table, writes JSON (REF
 
 bench-simulate: $(STAMP) ## 45 days of nine zones and 100 runs through the real engine (TRACES=file.json: measured ones)
 	@$(BIN)/python -m tests.bench.simulate $(if $(TRACES),--traces $(TRACES))
+
+bench-eta: programs ## What ETA says of real runs of the tiny model, and what then came to pass
+	@$(BIN)/python -m tests.bench.eta
 
 bench-deadline: $(STAMP) ## What deadlines cost: Uniform Progress, ours, foresight (TRACES=file.json: on those traces)
 	@TRACES="$(TRACES)" $(BIN)/python -m tests.bench.deadline
