@@ -306,7 +306,8 @@ def _verify(bucket: Bucket, spec: LoRAFineTuneSpec, now: float, wanted: int | No
     if entry is None or entry.step < enough:
         what = "the head names no artifact" if entry is None else f"the artifact is of step {entry.step} only"
         words = f"the trainer ended well, but {what}"
-        step, by = (entry.step, entry.attempt) if entry is not None else (None, None)
+        may_be_raised = wanted is None and spec.training.steps is not None
+        step, by = (entry.step, entry.attempt) if entry is not None and may_be_raised else (None, None)
         return ArtifactChecked(False, True, "ArtifactMissing", words, now, steps, step=step, attempt=by)
     manifest = inventory.verify(bucket, entry.folder, entry.manifest_sha256)
     lora = next((file for file in manifest.files if file.name == layout.LORA), None)

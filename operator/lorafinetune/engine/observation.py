@@ -177,7 +177,7 @@ class ArtifactChecked:
     """Steps that it had to have when it was asked for; 0 where nobody could tell."""
     artifact: ArtifactStatus | None = None
     step: int | None = None
-    """Of which step it is, where there is one; also where that is too few."""
+    """Of which step it is, where there is one; also where that is too few of steps that may have been raised."""
     attempt: int | None = None
     """Which attempt made it."""
 

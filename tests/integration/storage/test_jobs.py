@@ -152,6 +152,7 @@ async def test_a_prefix_that_was_emptied_after_success_stays_so(jobs: Jobs, s3: 
     [
         pytest.param(PLAN, None, None, 30, True, 30, id="as many as the plan says"),
         pytest.param(PLAN, None, None, 20, False, 30, id="fewer than the plan says"),
+        pytest.param(PLAN, 40, None, 30, False, 40, id="fewer than the spec says by now"),
         pytest.param(PLAN, 20, None, 20, True, 20, id="the spec comes before the plan"),
         pytest.param(None, None, None, 20, True, 20, id="a head that was made anew has no plan"),
         pytest.param(PLAN, None, None, None, False, 30, id="none at all"),
@@ -189,7 +190,9 @@ async def test_an_artifact_must_have_the_steps_of_spec_or_plan_or_those_that_wer
         assert found.planned_steps == (plan.steps if plan else None)
         assert found.artifact is not None
         assert (found.artifact.ok, found.artifact.steps) == (ok, steps), found.artifact.message
-        assert found.artifact.step == (artifact if ok else None)
+        may_be_raised = spec_steps is not None and wanted is None
+        assert found.artifact.step == (artifact if ok or may_be_raised else None)
+        assert found.artifact.attempt == (1 if found.artifact.step is not None else None)
     finally:
         bucket.delete([one.key for one in bucket.walk()])
 
